@@ -1,0 +1,137 @@
+// Descriptors, media types, and what a manifest says of itself. A manifest's bytes are stored and served
+// unchanged; this file only reads them. The type is told by the bytes (as registry:2 does, whose volume
+// has no place for it), so that a wrong Content-Type from an upstream cannot change what is served.
+
+import { parseDigest, type Digest } from './digest.ts'
+
+export interface Descriptor {
+  readonly digest: Digest
+  readonly sizeBytes: number
+  readonly mediaType: string
+}
+
+export const MEDIA_TYPES = {
+  dockerManifest: 'application/vnd.docker.distribution.manifest.v2+json',
+  dockerList: 'application/vnd.docker.distribution.manifest.list.v2+json',
+  ociManifest: 'application/vnd.oci.image.manifest.v1+json',
+  ociIndex: 'application/vnd.oci.image.index.v1+json',
+} as const
+
+/**
+ * What upstreams are asked for, whatever the client asked us: one cached answer serves every client.
+ * Schema 1 is left out on purpose: its digest is not that of its bytes, so it cannot be verified.
+ */
+export const MANIFEST_ACCEPT = Object.values(MEDIA_TYPES).join(', ')
+
+/** Registries should accept 4 MiB, and clients stop reading there. */
+export const MANIFEST_SIZE_MAX_BYTES = 4 * 1024 * 1024
+
+/** Limits the work that one hostile manifest can cause; real ones stay below 200. */
+const REFERENCES_MAX = 10_000
+
+export interface ManifestContent {
+  readonly mediaType: string
+  /** Blobs that this manifest names: config and layers. */
+  readonly blobs: readonly Descriptor[]
+  /** Manifests that this index names. */
+  readonly manifests: readonly Descriptor[]
+  /** Digest of the linux/amd64 child of an index, which clients without list support get. */
+  readonly amd64: Digest | undefined
+  readonly subject: Digest | undefined
+}
+
+/** A body that must not be stored or served as a manifest; the message says why. */
+export class ManifestInvalidError extends Error {
+  override readonly name = 'ManifestInvalidError'
+}
+
+type Json = Readonly<Record<string, unknown>>
+
+/**
+ * Reads a manifest or an index.
+ *
+ * @throws {ManifestInvalidError} not a JSON object; schema 1; both an image and an index (CVE-2021-41190)
+ */
+export function readManifest(bytes: Uint8Array): ManifestContent {
+  const json = parseObject(bytes)
+  if (json['schemaVersion'] === 1) {
+    throw new ManifestInvalidError('schema 1 manifests cannot be verified and are not supported')
+  }
+  const children = json['manifests']
+  if (children !== undefined && (json['layers'] !== undefined || json['config'] !== undefined)) {
+    throw new ManifestInvalidError('the manifest claims to be an image and an index at once')
+  }
+  const mediaType = mediaTypeOf(json)
+  if (Array.isArray(children)) {
+    const manifests = descriptorsIn(children, MEDIA_TYPES.ociManifest)
+    return { mediaType, blobs: [], manifests, amd64: amd64Of(children), subject: subjectOf(json) }
+  }
+  // `blobs` is where the retired OCI artifact manifest has its content.
+  const named = [json['config'], ...listOf(json['layers']), ...listOf(json['blobs'])]
+  const blobs = descriptorsIn(named, 'application/octet-stream')
+  return { mediaType, blobs, manifests: [], amd64: undefined, subject: subjectOf(json) }
+}
+
+function parseObject(bytes: Uint8Array): Json {
+  let json: unknown
+  try {
+    json = JSON.parse(
+      Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('utf8'),
+    )
+  } catch (error) {
+    throw new ManifestInvalidError('the manifest is not JSON', { cause: error })
+  }
+  if (!isObject(json)) throw new ManifestInvalidError('the manifest is not a JSON object')
+  return json
+}
+
+function mediaTypeOf(json: Json): string {
+  const declared = json['mediaType']
+  // A header value must not carry what the bytes may: anything unusual falls back to the shape.
+  if (typeof declared === 'string' && /^[\w.+/-]{1,255}$/.test(declared)) return declared
+  return Array.isArray(json['manifests']) ? MEDIA_TYPES.ociIndex : MEDIA_TYPES.ociManifest
+}
+
+function descriptorsIn(list: readonly unknown[], defaultType: string): Descriptor[] {
+  if (list.length > REFERENCES_MAX) {
+    throw new ManifestInvalidError(`the manifest names more than ${REFERENCES_MAX} objects`)
+  }
+  return list.flatMap((item) => descriptorIn(item, defaultType) ?? [])
+}
+
+function descriptorIn(item: unknown, defaultType: string): Descriptor | undefined {
+  if (!isObject(item)) return undefined
+  const { digest: text, size, mediaType } = item
+  const digest = typeof text === 'string' ? parseDigest(text) : undefined
+  if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) {
+    return undefined
+  }
+  return {
+    digest,
+    sizeBytes: size,
+    mediaType: typeof mediaType === 'string' ? mediaType : defaultType,
+  }
+}
+
+function amd64Of(children: readonly unknown[]): Digest | undefined {
+  for (const child of children) {
+    const platform = isObject(child) ? child['platform'] : undefined
+    if (!isObject(platform)) continue
+    if (platform['os'] === 'linux' && platform['architecture'] === 'amd64') {
+      return descriptorIn(child, '')?.digest
+    }
+  }
+  return undefined
+}
+
+function subjectOf(json: Json): Digest | undefined {
+  return descriptorIn(json['subject'], '')?.digest
+}
+
+function listOf(value: unknown): readonly unknown[] {
+  return Array.isArray(value) ? value : []
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
