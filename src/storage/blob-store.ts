@@ -1,0 +1,171 @@
+// Bytes by digest, in registry:2's layout. A path under `blobs/` exists only if its bytes hash to its name:
+// what comes in was verified by whoever brings it, and arrives by rename, after the disk has it.
+
+import { close, fstat, open, read, type Stats } from 'node:fs'
+import { stat } from 'node:fs/promises'
+import path from 'node:path'
+import { matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
+import type { ByteSource } from './byte-source.ts'
+import {
+  StorageError,
+  ensureDirectory,
+  isAbsent,
+  listDirectory,
+  moveInto,
+  pruneEmptyDirectories,
+  removeFile,
+  writeAtomically,
+} from './filesystem.ts'
+import type { StoragePaths } from './paths.ts'
+
+export interface BlobInfo {
+  readonly sizeBytes: number
+  readonly storedAtMs: number
+}
+
+/** An open blob. Whoever holds it closes it; removing the blob meanwhile does not disturb the reader. */
+export class BlobFile implements ByteSource, BlobInfo {
+  readonly sizeBytes: number
+  readonly storedAtMs: number
+  readonly #fd: number
+  readonly #path: string
+  #readsRunning = 0
+  #closed = false
+
+  constructor(fd: number, file: string, stats: Stats) {
+    this.#fd = fd
+    this.#path = file
+    this.sizeBytes = stats.size
+    this.storedAtMs = stats.mtimeMs
+  }
+
+  read(position: number, scratch: Buffer): Promise<Buffer> {
+    return new Promise((resolve, reject) => {
+      if (this.#closed) {
+        reject(new StorageError('read', this.#path, new Error('already closed')))
+        return
+      }
+      this.#readsRunning++
+      read(this.#fd, scratch, 0, scratch.length, position, (error, count) => {
+        this.#readsRunning--
+        if (this.#closed) this.#release()
+        if (error) reject(new StorageError('read', this.#path, error))
+        else if (count === 0) {
+          // It was longer when it was opened: somebody truncates files under us.
+          reject(new StorageError('read', this.#path, new Error(`ends at byte ${position}`)))
+        } else resolve(scratch.subarray(0, count))
+      })
+    })
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    this.#release()
+  }
+
+  /** The descriptor's number may be given to another file the moment it is closed: no read may be left. */
+  #release(): void {
+    if (this.#readsRunning === 0) close(this.#fd)
+  }
+}
+
+export class BlobStore {
+  readonly #paths: StoragePaths
+
+  constructor(deps: { paths: StoragePaths }) {
+    this.#paths = deps.paths
+  }
+
+  /** @returns undefined when the blob is not stored */
+  open(digest: Digest): Promise<BlobFile | undefined> {
+    const file = this.#paths.blobData(digest)
+    return new Promise((resolve, reject) => {
+      open(file, 'r', (openError, fd) => {
+        if (openError) {
+          if (isAbsent(openError)) resolve(undefined)
+          else reject(new StorageError('open', file, openError))
+          return
+        }
+        fstat(fd, (statError, stats) => {
+          if (statError) {
+            close(fd)
+            reject(new StorageError('stat', file, statError))
+          } else resolve(new BlobFile(fd, file, stats))
+        })
+      })
+    })
+  }
+
+  /** @returns undefined when the blob is not stored */
+  async stat(digest: Digest): Promise<BlobInfo | undefined> {
+    const file = this.#paths.blobData(digest)
+    try {
+      const { size, mtimeMs } = await stat(file)
+      return { sizeBytes: size, storedAtMs: mtimeMs }
+    } catch (error) {
+      if (isAbsent(error)) return undefined
+      throw new StorageError('stat', file, error)
+    }
+  }
+
+  /**
+   * Reads a small blob whole, and checks it: bytes that do not match are set aside, and count as absent.
+   *
+   * @param sizeMaxBytes a longer blob counts as absent too: it cannot be what the caller takes it for
+   */
+  async readWhole(digest: Digest, sizeMaxBytes: number): Promise<Buffer | undefined> {
+    const file = await this.open(digest)
+    if (!file) return undefined
+    try {
+      if (file.sizeBytes > sizeMaxBytes) return undefined
+      const bytes = Buffer.allocUnsafe(file.sizeBytes)
+      for (let position = 0; position < bytes.length;) {
+        position += (await file.read(position, bytes.subarray(position))).length
+      }
+      if (matchesDigest(bytes, digest)) return bytes
+    } finally {
+      file.close()
+    }
+    await this.quarantine(digest)
+    return undefined
+  }
+
+  /** Stores small content. @throws {StorageError} nothing is stored then */
+  async put(digest: Digest, verifiedBytes: Uint8Array): Promise<void> {
+    const target = this.#paths.blobData(digest)
+    await writeAtomically(this.#paths.temporary, target, verifiedBytes, { durable: true })
+  }
+
+  /** Takes over a verified file that the disk has already. @throws {StorageError} it stays where it was */
+  async adopt(digest: Digest, verifiedFile: string): Promise<void> {
+    await moveInto(verifiedFile, this.#paths.blobData(digest))
+  }
+
+  /** @returns false when it was not stored */
+  async remove(digest: Digest): Promise<boolean> {
+    const file = this.#paths.blobData(digest)
+    const removed = await removeFile(file)
+    await pruneEmptyDirectories(path.dirname(file), this.#paths.blobs)
+    return removed
+  }
+
+  /** Sets wrong bytes aside, where nobody is served from but an operator can look at them. */
+  async quarantine(digest: Digest): Promise<void> {
+    await ensureDirectory(this.#paths.quarantine)
+    await moveInto(this.#paths.blobData(digest), this.#paths.quarantined(digest))
+  }
+
+  /** Everything stored, in no order. Reads directories as it goes: what changes meanwhile may be missed. */
+  async *list(): AsyncGenerator<Digest> {
+    for (const algorithm of await listDirectory(this.#paths.blobs)) {
+      const algorithmPath = path.join(this.#paths.blobs, algorithm.name)
+      for (const shard of await listDirectory(algorithmPath)) {
+        for (const blob of await listDirectory(path.join(algorithmPath, shard.name))) {
+          const digest = parseDigest(`${algorithm.name}:${blob.name}`)
+          if (digest) yield digest
+        }
+      }
+    }
+  }
+}

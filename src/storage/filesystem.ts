@@ -1,0 +1,143 @@
+// The few things that this program does to a file system, each safe against a crash at any moment and
+// against the janitor removing an empty directory at the same time. Failures leave as StorageError, with
+// the operation and the path; absence is `undefined` or a silent success, never an error.
+
+import { randomUUID } from 'node:crypto'
+import { mkdir, open, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/promises'
+import type { Dirent } from 'node:fs'
+import path from 'node:path'
+
+/** The disk refused. `code` is the system's own word for it: ENOSPC, EIO, EROFS, EMFILE, … */
+export class StorageError extends Error {
+  override readonly name = 'StorageError'
+  readonly operation: string
+  readonly path: string
+  readonly code: string | undefined
+
+  constructor(operation: string, file: string, cause: unknown) {
+    const code = systemCode(cause)
+    super(`could not ${operation} ${file}: ${code ?? String(cause)}`, { cause })
+    this.operation = operation
+    this.path = file
+    this.code = code
+  }
+}
+
+/** `ENOENT` and its like; undefined for what is not a system error. */
+export function systemCode(error: unknown): string | undefined {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  return typeof code === 'string' ? code : undefined
+}
+
+/** ENOTDIR: a parent of the path is a file, so the path cannot exist either. */
+export function isAbsent(error: unknown): boolean {
+  const code = systemCode(error)
+  return code === 'ENOENT' || code === 'ENOTDIR'
+}
+
+export async function ensureDirectory(directory: string): Promise<void> {
+  try {
+    await mkdir(directory, { recursive: true })
+  } catch (error) {
+    throw new StorageError('create directory', directory, error)
+  }
+}
+
+/** @returns undefined when the file is not there */
+export async function readSmallFile(file: string): Promise<Buffer | undefined> {
+  try {
+    return await readFile(file)
+  } catch (error) {
+    if (isAbsent(error)) return undefined
+    throw new StorageError('read', file, error)
+  }
+}
+
+/**
+ * Replaces a file: readers see the old bytes or the new ones, also after a crash.
+ *
+ * @param temporaryDirectory on the same file system; must exist
+ * @param options.durable wait until the disk has the bytes, so that not even a power failure leaves a
+ *   file with the right name and the wrong content
+ */
+export async function writeAtomically(
+  temporaryDirectory: string,
+  file: string,
+  bytes: Uint8Array | string,
+  { durable = false }: { durable?: boolean } = {},
+): Promise<void> {
+  const temporary = path.join(temporaryDirectory, randomUUID())
+  try {
+    const handle = await open(temporary, 'wx')
+    try {
+      await handle.writeFile(bytes)
+      if (durable) await handle.datasync()
+    } finally {
+      await handle.close()
+    }
+    await moveInto(temporary, file)
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => {
+      // The first error says what is wrong; what stays behind is swept at the next start.
+    })
+    throw error instanceof StorageError ? error : new StorageError('write', file, error)
+  }
+}
+
+/** Times that a directory may vanish under us before we give up; once is already rare. */
+const MOVE_TRIES_MAX = 3
+
+/** Renames `from` to `to`, making the directory; it may be pruned as empty between the two steps. */
+export async function moveInto(from: string, to: string): Promise<void> {
+  for (let tries = 1; ; tries++) {
+    await ensureDirectory(path.dirname(to))
+    try {
+      await rename(from, to)
+      return
+    } catch (error) {
+      if (!isAbsent(error) || tries >= MOVE_TRIES_MAX) throw new StorageError('rename', to, error)
+    }
+  }
+}
+
+/** @returns false when there was no such file */
+export async function removeFile(file: string): Promise<boolean> {
+  try {
+    await unlink(file)
+    return true
+  } catch (error) {
+    if (isAbsent(error)) return false
+    throw new StorageError('remove', file, error)
+  }
+}
+
+/**
+ * Removes `directory` and then its parents, as long as they are empty, but never `root` itself.
+ * Whoever writes at the same time makes its directory again (see `moveInto`).
+ */
+export async function pruneEmptyDirectories(directory: string, root: string): Promise<void> {
+  for (
+    let current = directory;
+    current.startsWith(root + path.sep);
+    current = path.dirname(current)
+  ) {
+    try {
+      await rmdir(current)
+    } catch (error) {
+      if (isAbsent(error)) continue
+      const code = systemCode(error)
+      if (code === 'ENOTEMPTY' || code === 'EEXIST') return
+      throw new StorageError('remove directory', current, error)
+    }
+  }
+}
+
+/** @returns the entries, unsorted; none when the directory is not there */
+export async function listDirectory(directory: string): Promise<Dirent[]> {
+  try {
+    return await readdir(directory, { withFileTypes: true })
+  } catch (error) {
+    if (isAbsent(error)) return []
+    throw new StorageError('list', directory, error)
+  }
+}

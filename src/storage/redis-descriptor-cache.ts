@@ -1,0 +1,138 @@
+// `storage.cache.blobdescriptor: redis`: sizes shared by several caches, under the keys that registry uses
+// (`blobs::<digest>`). Redis being slow, full, wrong or gone makes this cache forgetful, and nothing else:
+// each question has a short deadline, and nobody waits for an answer to a note.
+
+import { Redis, type RedisOptions } from 'ioredis'
+import type { Logger } from 'pino'
+import { delay, type Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobDescriptor, DescriptorCache } from './descriptor-cache.ts'
+
+/** Asking the disk instead takes about a millisecond; waiting longer for a hint is not worth it. */
+const ANSWER_MAX_MS = 100
+const RECONNECT_MAX_MS = 5_000
+
+export interface RedisOptionsPlain {
+  readonly addresses: readonly { readonly host: string; readonly port: number }[]
+  readonly username?: string | undefined
+  readonly password?: string | undefined
+  /** With a master name the addresses are those of sentinels. */
+  readonly masterName?: string | undefined
+  readonly sentinelUsername?: string | undefined
+  readonly sentinelPassword?: string | undefined
+  readonly database: number
+  readonly dialTimeoutMs?: number | undefined
+  readonly clientName?: string | undefined
+  /** PEM text. */
+  readonly tls?:
+    | {
+        readonly certificate?: string | undefined
+        readonly key?: string | undefined
+        readonly rootCas: readonly string[]
+      }
+    | undefined
+}
+
+export class RedisDescriptorCache implements DescriptorCache {
+  readonly #redis: Redis
+  readonly #clock: Clock
+  readonly #logger: Logger
+  /** So that an outage is one line in the log and not one for each request. */
+  #reported: string | undefined
+
+  constructor(deps: { clock: Clock; logger: Logger }, options: RedisOptionsPlain) {
+    this.#clock = deps.clock
+    this.#logger = deps.logger
+    this.#redis = new Redis(connectionOptions(options))
+    this.#redis.on('error', (error: Error) => this.#report(error))
+    this.#redis.on('ready', () => {
+      if (this.#reported)
+        this.#logger.info('redis is back; blob descriptors are cached there again')
+      this.#reported = undefined
+    })
+  }
+
+  async get(digest: Digest): Promise<BlobDescriptor | undefined> {
+    if (this.#redis.status !== 'ready') return undefined
+    const abort = new AbortController()
+    try {
+      const size = await Promise.race([
+        this.#redis.hget(keyOf(digest), 'size'),
+        delay(this.#clock, ANSWER_MAX_MS, { signal: abort.signal }),
+      ])
+      const sizeBytes = typeof size === 'string' && size !== '' ? Number(size) : Number.NaN
+      return Number.isSafeInteger(sizeBytes) && sizeBytes >= 0 ? { sizeBytes } : undefined
+    } catch (error) {
+      this.#report(error)
+      return undefined
+    } finally {
+      abort.abort(new Error('answered'))
+    }
+  }
+
+  set(digest: Digest, { sizeBytes }: BlobDescriptor): void {
+    const fields = { digest, size: String(sizeBytes), mediatype: 'application/octet-stream' }
+    this.#tell(() => this.#redis.hset(keyOf(digest), fields))
+  }
+
+  delete(digest: Digest): void {
+    this.#tell(() => this.#redis.del(keyOf(digest)))
+  }
+
+  async close(): Promise<void> {
+    this.#redis.disconnect()
+  }
+
+  #tell(command: () => Promise<unknown>): void {
+    if (this.#redis.status !== 'ready') return
+    command().catch((error: unknown) => this.#report(error))
+  }
+
+  #report(error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error)
+    if (this.#reported === reason) return
+    this.#reported = reason
+    this.#logger.warn({ err: error }, 'redis does not answer; blob descriptors are read from disk')
+  }
+}
+
+function keyOf(digest: Digest): string {
+  return `blobs::${digest}`
+}
+
+type ConnectionOptions = Omit<RedisOptions, 'replyMapping'>
+
+function connectionOptions(options: RedisOptionsPlain): ConnectionOptions {
+  const [first] = options.addresses
+  const connection: ConnectionOptions = {
+    db: options.database,
+    // Requests go to the disk while there is no connection; nothing is queued for later.
+    enableOfflineQueue: false,
+    maxRetriesPerRequest: 0,
+    retryStrategy: (attempt) => Math.min(attempt * 200, RECONNECT_MAX_MS),
+    ...(options.username === undefined ? {} : { username: options.username }),
+    ...(options.password === undefined ? {} : { password: options.password }),
+    ...(options.clientName === undefined ? {} : { connectionName: options.clientName }),
+    ...(options.dialTimeoutMs === undefined ? {} : { connectTimeout: options.dialTimeoutMs }),
+  }
+  const tls = options.tls && {
+    ca: [...options.tls.rootCas],
+    ...(options.tls.certificate === undefined ? {} : { cert: options.tls.certificate }),
+    ...(options.tls.key === undefined ? {} : { key: options.tls.key }),
+  }
+  if (options.masterName !== undefined) {
+    return {
+      ...connection,
+      name: options.masterName,
+      sentinels: [...options.addresses],
+      ...(options.sentinelUsername === undefined
+        ? {}
+        : { sentinelUsername: options.sentinelUsername }),
+      ...(options.sentinelPassword === undefined
+        ? {}
+        : { sentinelPassword: options.sentinelPassword }),
+      ...(tls ? { tls, sentinelTLS: tls, enableTLSForSentinelMode: true } : {}),
+    }
+  }
+  return { ...connection, ...(first ?? {}), ...(tls ? { tls } : {}) }
+}

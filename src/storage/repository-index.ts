@@ -1,0 +1,160 @@
+// What each repository holds: links and tags, in registry:2's layout. A link says "the upstream has this
+// under that name"; it gives the right to the bytes, which are stored once for all. A link whose content is
+// not its digest (torn by a crash of an older registry) counts as absent.
+
+import path from 'node:path'
+import { parseDigest, type Digest } from '../oci/digest.ts'
+import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
+import {
+  listDirectory,
+  pruneEmptyDirectories,
+  readSmallFile,
+  removeFile,
+  writeAtomically,
+} from './filesystem.ts'
+import type { StoragePaths } from './paths.ts'
+
+export type LinkKind = 'blob' | 'manifest'
+
+export interface Link {
+  readonly repository: RepositoryName
+  readonly digest: Digest
+  readonly kind: LinkKind
+}
+
+/** Deeper trees than any registry allows (255 characters are at most 128 components). */
+const REPOSITORY_DEPTH_MAX = 128
+
+export class RepositoryIndex {
+  readonly #paths: StoragePaths
+
+  constructor(deps: { paths: StoragePaths }) {
+    this.#paths = deps.paths
+  }
+
+  async has({ repository, digest, kind }: Link): Promise<boolean> {
+    const target = await this.#readLink(this.#linkPath(repository, digest, kind))
+    return target === digest
+  }
+
+  async link({ repository, digest, kind }: Link): Promise<void> {
+    await this.#writeLink(this.#linkPath(repository, digest, kind), digest)
+  }
+
+  /** Removes the link and the directories that it leaves empty. */
+  async unlink({ repository, digest, kind }: Link): Promise<void> {
+    const file = this.#linkPath(repository, digest, kind)
+    await removeFile(file)
+    await this.#prune(repository, path.dirname(file))
+  }
+
+  /** @returns the digest that the tag had when the upstream was last asked */
+  readTag(repository: RepositoryName, tag: Tag): Promise<Digest | undefined> {
+    return this.#readLink(this.#paths.tagLink(repository, tag))
+  }
+
+  async setTag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<void> {
+    await this.#writeLink(this.#paths.tagHistoryLink(repository, tag, digest), digest)
+    await this.#writeLink(this.#paths.tagLink(repository, tag), digest)
+  }
+
+  async removeTag(repository: RepositoryName, tag: Tag): Promise<void> {
+    const current = this.#paths.tagLink(repository, tag)
+    await removeFile(current)
+    const history = path.join(this.#paths.tag(repository, tag), 'index')
+    for (const algorithm of await listDirectory(history)) {
+      const algorithmPath = path.join(history, algorithm.name)
+      for (const entry of await listDirectory(algorithmPath)) {
+        await removeFile(path.join(algorithmPath, entry.name, 'link'))
+        await this.#prune(repository, path.join(algorithmPath, entry.name))
+      }
+    }
+    await this.#prune(repository, path.dirname(current))
+  }
+
+  /** @returns the tags of a repository in lexical order */
+  async listTags(repository: RepositoryName): Promise<Tag[]> {
+    const entries = await listDirectory(this.#paths.tags(repository))
+    return entries.flatMap((entry) => parseTag(entry.name) ?? []).sort()
+  }
+
+  /** Repositories with at least one manifest, as registry:2 lists them: `a`, `a/b`, `a-b`. */
+  async listRepositories(): Promise<RepositoryName[]> {
+    const names: RepositoryName[] = []
+    for await (const { name, parts } of this.#walkRepositories()) {
+      if (parts.has('_manifests')) names.push(name)
+    }
+    return names.sort(compareComponents)
+  }
+
+  /** Every link of every repository, in no order. */
+  async *links(): AsyncGenerator<Link> {
+    for await (const { name, parts } of this.#walkRepositories()) {
+      const directory = this.#paths.repository(name)
+      if (parts.has('_layers')) yield* this.#linksIn(name, 'blob', path.join(directory, '_layers'))
+      if (parts.has('_manifests')) {
+        const revisions = path.join(directory, '_manifests', 'revisions')
+        yield* this.#linksIn(name, 'manifest', revisions)
+      }
+    }
+  }
+
+  async *#linksIn(
+    repository: RepositoryName,
+    kind: LinkKind,
+    directory: string,
+  ): AsyncGenerator<Link> {
+    for (const algorithm of await listDirectory(directory)) {
+      for (const entry of await listDirectory(path.join(directory, algorithm.name))) {
+        const digest = parseDigest(`${algorithm.name}:${entry.name}`)
+        if (digest) yield { repository, digest, kind }
+      }
+    }
+  }
+
+  /** Yields each directory that is a repository: one with a part that starts with `_`. */
+  async *#walkRepositories(): AsyncGenerator<{ name: RepositoryName; parts: Set<string> }> {
+    const pending: string[][] = [[]]
+    for (let components = pending.pop(); components; components = pending.pop()) {
+      const entries = await listDirectory(path.join(this.#paths.repositories, ...components))
+      const names = entries.map((entry) => entry.name)
+      const parts = new Set(names.filter((name) => name.startsWith('_')))
+      const name = parts.size > 0 ? parseRepositoryName(components.join('/')) : undefined
+      if (name) yield { name, parts }
+      if (components.length >= REPOSITORY_DEPTH_MAX) continue
+      for (const child of names) if (!parts.has(child)) pending.push([...components, child])
+    }
+  }
+
+  #linkPath(repository: RepositoryName, digest: Digest, kind: LinkKind): string {
+    return kind === 'blob'
+      ? this.#paths.layerLink(repository, digest)
+      : this.#paths.revisionLink(repository, digest)
+  }
+
+  async #readLink(file: string): Promise<Digest | undefined> {
+    const bytes = await readSmallFile(file)
+    return bytes && parseDigest(bytes.toString('utf8').trim())
+  }
+
+  async #writeLink(file: string, digest: Digest): Promise<void> {
+    await writeAtomically(this.#paths.temporary, file, digest)
+  }
+
+  /** An empty `_uploads`, which registry:2 leaves in each repository, must not keep a repository alive. */
+  async #prune(repository: RepositoryName, directory: string): Promise<void> {
+    await pruneEmptyDirectories(directory, this.#paths.repositories)
+    const uploads = path.join(this.#paths.repository(repository), '_uploads')
+    const left = await listDirectory(this.#paths.repository(repository))
+    if (left.length === 1 && left[0]?.name === '_uploads') {
+      await pruneEmptyDirectories(uploads, this.#paths.repositories)
+    }
+  }
+}
+
+/** registry's order: component by component, so that `a/b` comes before `a-b`. */
+function compareComponents(left: string, right: string): number {
+  const a = left.replaceAll('/', '\u0000')
+  const b = right.replaceAll('/', '\u0000')
+  return a < b ? -1 : a > b ? 1 : 0
+}

@@ -1,0 +1,388 @@
+// One growing download: one writer, many readers, each at its own pace and from its own offset. Because all
+// bytes pass through here, sharing a download, slow clients, clients that leave, resuming and verifying are
+// properties of this file:
+//  - readers see bytes only after the file has them, in order; the newest are also kept in memory, so that a
+//    herd that reads side by side costs one buffer and no file reads;
+//  - the last byte is held back until the whole has been verified, so nobody gets a complete wrong blob;
+//  - a small blob never touches the spool file: it lives in memory until it is stored;
+//  - when the disk fails, the bytes go on through memory at the pace of the slowest reader: the blob is not
+//    kept, but it is served.
+
+import type { Hash } from 'node:crypto'
+import { open, type FileHandle } from 'node:fs/promises'
+import type { Clock, CancelTimer } from '../clock.ts'
+import { algorithmOf, hasherFor, hexOf, type Digest } from '../oci/digest.ts'
+import { BLOCK_BYTES, BlockWindow } from './block-window.ts'
+import type { BlobStore } from './blob-store.ts'
+import type { Digester, DigestRun } from './digester.ts'
+import { StorageError } from './filesystem.ts'
+import { SpoolReader } from './spool-reader.ts'
+
+/** Bytes are passed on a block at a time, or after this time, so that a slow upstream's are passed on soon. */
+const FLUSH_INTERVAL_MS = 10
+/** Newest blocks kept in memory for readers that are close behind the writer. */
+const WINDOW_BLOCKS = 4
+/** Received but not yet written: what an upstream faster than the disk may put into memory. */
+const UNWRITTEN_MAX_BYTES = 2 * BLOCK_BYTES
+/** How far the slowest reader may be behind once the disk takes no more bytes. */
+const LAG_MAX_BYTES = 8 * 1024 * 1024
+/** Held back until the digest is verified. */
+const HELD_BYTES = 1
+
+/** Up to this size a blob is spooled in memory, hashed inline (less than 1 ms) and written afterwards. */
+export const MEMORY_SPOOL_MAX_BYTES = 128 * 1024
+
+/** The bytes are not those that the digest names. Nothing of them may be kept. */
+export class ContentMismatchError extends Error {
+  override readonly name = 'ContentMismatchError'
+}
+
+/** Nobody is left to read a download that is not kept. */
+export class AbandonedError extends Error {
+  override readonly name = 'AbandonedError'
+}
+
+export interface SpoolDeps {
+  readonly clock: Clock
+  readonly digester: Digester
+  /** Called once, when the disk takes no more bytes; the download goes on without it. */
+  readonly onStorageFailure: (error: StorageError) => void
+}
+
+export interface SpoolOptions {
+  readonly digest: Digest
+  /** Undefined: not announced; the end of the download decides. */
+  readonly sizeBytes: number | undefined
+  /** Undefined: nothing is to be kept; the bytes pass through memory at the pace of the slowest reader. */
+  readonly file: string | undefined
+  /** Bytes that an earlier attempt left in the file; they are verified with the rest. */
+  readonly resumedBytes: number
+}
+
+export class Spool {
+  readonly #clock: Clock
+  readonly #onStorageFailure: (error: StorageError) => void
+  readonly #options: SpoolOptions
+  readonly #readers = new Set<SpoolReader>()
+  readonly #window: BlockWindow
+  readonly #handle: FileHandle | undefined
+  readonly #digestRun: DigestRun | undefined
+  /** Without a file there is nothing that a worker could read. */
+  readonly #inlineHash: Hash | undefined
+  #sizeBytes: number | undefined
+  /** Readers may see these. */
+  #publishedBytes: number
+  /** The file has these. Falls behind when the disk fails. */
+  #fileBytes: number
+  #storageError: StorageError | undefined
+  #failure: Error | undefined
+  #verified = false
+  #committed = false
+  #writerDone = false
+  #isClosed = false
+  #flushing: Promise<void> | undefined
+  #lastFlushMs = Number.NEGATIVE_INFINITY
+  #cancelFlushTimer: CancelTimer | undefined
+  #readerMoved: (() => void) | undefined
+
+  private constructor(deps: SpoolDeps, options: SpoolOptions, handle: FileHandle | undefined) {
+    this.#clock = deps.clock
+    this.#onStorageFailure = deps.onStorageFailure
+    this.#options = options
+    this.#handle = handle
+    this.#sizeBytes = options.sizeBytes
+    const resumedBytes = handle ? options.resumedBytes : 0
+    this.#window = new BlockWindow(resumedBytes)
+    this.#publishedBytes = this.#fileBytes = resumedBytes
+    if (handle && options.file !== undefined) {
+      this.#digestRun = deps.digester.open(options.file, algorithmOf(options.digest))
+    }
+    this.#digestRun?.advance(resumedBytes)
+    this.#inlineHash = handle ? undefined : hasherFor(options.digest)
+  }
+
+  static async open(deps: SpoolDeps, options: SpoolOptions): Promise<Spool> {
+    const { file, resumedBytes, sizeBytes } = options
+    const fitsMemory = sizeBytes !== undefined && sizeBytes <= MEMORY_SPOOL_MAX_BYTES
+    if (file === undefined || (fitsMemory && resumedBytes === 0)) {
+      return new Spool(deps, options, undefined)
+    }
+    try {
+      return new Spool(deps, options, await open(file, resumedBytes > 0 ? 'r+' : 'w+'))
+    } catch (error) {
+      const unkept = new Spool(deps, { ...options, file: undefined }, undefined)
+      deps.onStorageFailure(new StorageError('open', file, error))
+      return unkept
+    }
+  }
+
+  get digest(): Digest {
+    return this.#options.digest
+  }
+
+  get sizeBytes(): number | undefined {
+    return this.#sizeBytes
+  }
+
+  /** Bytes accepted so far: where a resumed download goes on. */
+  get receivedBytes(): number {
+    return this.#window.endBytes
+  }
+
+  /** Whether what has been received is in a file from which a later attempt can go on. */
+  get isResumable(): boolean {
+    return this.#fileBytes > 0 && !(this.#failure instanceof ContentMismatchError)
+  }
+
+  /** Whether the bytes are where they belong, and the spool's file is gone. */
+  get isCommitted(): boolean {
+    return this.#committed
+  }
+
+  /** Whether a new reader could be served from the first byte on. */
+  get isJoinable(): boolean {
+    if (this.#failure || this.#isClosed) return false
+    return this.#window.startBytes <= this.#fileBytes
+  }
+
+  /** Whether it ended, well or badly. */
+  get isOver(): boolean {
+    return this.#failure !== undefined || this.#writerDone
+  }
+
+  /** Whether the disk is to have the bytes, and has not refused so far. */
+  get isKept(): boolean {
+    return this.#options.file !== undefined && this.#storageError === undefined
+  }
+
+  /**
+   * Takes the next bytes.
+   *
+   * @returns a promise when the writer should wait: for the disk, or (without one) for the slowest reader
+   * @throws {ContentMismatchError} more bytes than announced
+   * @throws {AbandonedError} nothing is kept and nobody is reading: going on would serve no one
+   */
+  append(chunk: Buffer): Promise<void> | undefined {
+    if (this.#sizeBytes !== undefined && this.receivedBytes + chunk.length > this.#sizeBytes) {
+      const mismatch = new ContentMismatchError(
+        `${this.digest}: more than the ${this.#sizeBytes} bytes announced`,
+      )
+      this.fail(mismatch)
+      throw mismatch
+    }
+    this.#window.append(chunk, (this.#sizeBytes ?? Infinity) - this.receivedBytes)
+    this.#flushIfDue()
+    if (this.receivedBytes - this.#publishedBytes > UNWRITTEN_MAX_BYTES) return this.#flushing
+    return this.#isPassingThrough ? this.#waitForReaders() : undefined
+  }
+
+  /**
+   * Ends the writing and verifies the whole; afterwards readers get the last bytes.
+   *
+   * @throws {ContentMismatchError} wrong size or digest; readers have been failed
+   */
+  async finish(): Promise<void> {
+    await this.#flushAll()
+    const actual = await this.#hash()
+    const expectedBytes = this.#sizeBytes ?? this.receivedBytes
+    if (actual !== hexOf(this.digest) || this.receivedBytes !== expectedBytes) {
+      const mismatch = new ContentMismatchError(
+        `${this.digest}: received ${this.receivedBytes} bytes that hash to ${actual}`,
+      )
+      this.fail(mismatch)
+      throw mismatch
+    }
+    this.#sizeBytes = this.receivedBytes
+    this.#verified = true
+    this.#wakeReaders()
+  }
+
+  /**
+   * Moves the verified bytes to where they are found from now on. Only for a spool that `isKept`.
+   *
+   * @throws {StorageError} they are not kept
+   */
+  async commit(store: BlobStore): Promise<void> {
+    const { file } = this.#options
+    if (!this.#handle || file === undefined) {
+      await store.put(this.digest, this.wholeInMemory() ?? Buffer.alloc(0))
+      this.#committed = true
+      return
+    }
+    try {
+      await this.#handle.datasync()
+    } catch (error) {
+      throw new StorageError('sync', file, error)
+    }
+    await store.adopt(this.digest, file)
+    this.#committed = true
+  }
+
+  /** @returns the bytes of a blob that was spooled in memory; undefined for a larger one */
+  wholeInMemory(): Buffer | undefined {
+    if (this.#handle || this.#isPassingThrough) return undefined
+    return Buffer.concat(this.#window.slices(0, this.receivedBytes).map(({ bytes }) => bytes))
+  }
+
+  /** Fails the readers: those that already have all they asked for are not affected. Idempotent. */
+  fail(error: Error): void {
+    this.#failure ??= error
+    this.#digestRun?.abort()
+    this.#wakeReaders()
+  }
+
+  /** The writer is through with this spool, for better or worse. The file is closed after the last reader. */
+  async release(): Promise<void> {
+    this.#cancelFlushTimer?.()
+    while (this.#flushing) await this.#flushing
+    this.#digestRun?.abort()
+    this.#writerDone = true
+    await this.#closeIfUnused()
+  }
+
+  /** @returns undefined when it is too late to join: see `isJoinable` */
+  reader(): SpoolReader | undefined {
+    if (!this.isJoinable) return undefined
+    const reader = new SpoolReader({
+      readAt: (at, scratch) => this.#readAt(at, scratch),
+      onMove: () => this.#readerMoved?.(),
+      onClose: (closed) => {
+        this.#readers.delete(closed)
+        this.#readerMoved?.()
+        // Nobody waits for the file to be closed, and a failing close has nothing left to lose.
+        this.#closeIfUnused().catch(() => undefined)
+      },
+    })
+    this.#readers.add(reader)
+    return reader
+  }
+
+  /** Nothing more goes to the disk: readers must not fall further behind than memory reaches. */
+  get #isPassingThrough(): boolean {
+    return this.#storageError !== undefined || this.#options.file === undefined
+  }
+
+  /** @returns undefined when the reader has to wait */
+  #readAt(position: number, scratch: Buffer): Buffer | Promise<Buffer> | undefined {
+    if (this.#failure instanceof ContentMismatchError) throw this.#failure
+    const readableBytes = this.#verified
+      ? this.#publishedBytes
+      : Math.min(this.#publishedBytes, (this.#sizeBytes ?? this.#publishedBytes) - HELD_BYTES)
+    if (position >= readableBytes) {
+      if (this.#failure) throw this.#failure
+      return undefined
+    }
+    const count = Math.min(scratch.length, readableBytes - position)
+    const view = this.#window.viewAt(position, readableBytes, count)
+    return view ?? this.#readFile(position, scratch.subarray(0, count))
+  }
+
+  async #readFile(position: number, scratch: Buffer): Promise<Buffer> {
+    const file = this.#options.file ?? 'memory'
+    if (!this.#handle) throw new StorageError('read', file, new Error('bytes are no longer there'))
+    const { bytesRead } = await this.#handle.read(scratch, 0, scratch.length, position)
+    if (bytesRead === 0) throw new StorageError('read', file, new Error(`ends at byte ${position}`))
+    return scratch.subarray(0, bytesRead)
+  }
+
+  #flushIfDue(): void {
+    if (this.#flushing || this.receivedBytes === this.#publishedBytes) return
+    const waitMs = this.#lastFlushMs + FLUSH_INTERVAL_MS - this.#clock.monotonic()
+    const isComplete = this.receivedBytes === this.#sizeBytes
+    if (waitMs <= 0 || isComplete || this.receivedBytes - this.#publishedBytes >= BLOCK_BYTES) {
+      this.#cancelFlushTimer?.()
+      this.#cancelFlushTimer = undefined
+      this.#flushing = this.#flush()
+    } else {
+      this.#cancelFlushTimer ??= this.#clock.setTimer(waitMs, () => {
+        this.#cancelFlushTimer = undefined
+        this.#flushIfDue()
+      })
+    }
+  }
+
+  /** Writes and publishes all that was received up to now. Never rejects: a failing disk is not an end. */
+  async #flush(): Promise<void> {
+    for (const { bytes, position } of this.#window.slices(
+      this.#publishedBytes,
+      this.receivedBytes,
+    )) {
+      await this.#persist(bytes, position)
+      this.#publishedBytes = position + bytes.length
+    }
+    this.#lastFlushMs = this.#clock.monotonic()
+    this.#trimWindow()
+    this.#wakeReaders()
+    this.#flushing = undefined
+    this.#flushIfDue()
+  }
+
+  async #flushAll(): Promise<void> {
+    while (this.#publishedBytes < this.receivedBytes) await (this.#flushing ??= this.#flush())
+  }
+
+  async #persist(bytes: Buffer, position: number): Promise<void> {
+    if (!this.#handle || this.#storageError) {
+      this.#inlineHash?.update(bytes)
+      this.#digestRun?.append(bytes)
+      return
+    }
+    let written = 0
+    try {
+      while (written < bytes.length) {
+        const left = bytes.length - written
+        written += (await this.#handle.write(bytes, written, left, position + written)).bytesWritten
+      }
+      this.#fileBytes = position + written
+      this.#digestRun?.advance(this.#fileBytes)
+    } catch (error) {
+      // What did get written stays readable; the rest of this block reaches readers through memory.
+      this.#fileBytes = position + written
+      this.#digestRun?.advance(this.#fileBytes)
+      this.#digestRun?.append(bytes.subarray(written))
+      this.#storageError = new StorageError('write', this.#options.file ?? 'memory', error)
+      this.#onStorageFailure(this.#storageError)
+    }
+  }
+
+  /** Drops blocks that readers can get from the file, or (without one) that every reader has passed. */
+  #trimWindow(): void {
+    if (!this.#handle && !this.#isPassingThrough) return
+    const reachable = Math.max(this.#fileBytes, this.#slowestPosition())
+    this.#window.dropBefore(Math.min(this.#publishedBytes, reachable), WINDOW_BLOCKS)
+  }
+
+  #slowestPosition(): number {
+    let slowest = this.#publishedBytes
+    for (const { position } of this.#readers) slowest = Math.min(slowest, position)
+    return slowest
+  }
+
+  async #waitForReaders(): Promise<void> {
+    while (!this.#failure) {
+      const slowest = this.#readers.size > 0 ? this.#slowestPosition() : 0
+      if (this.receivedBytes - Math.max(slowest, this.#fileBytes) <= LAG_MAX_BYTES) return
+      if (this.#readers.size === 0) throw new AbandonedError(`${this.digest}: nobody is reading it`)
+      await new Promise<void>((resolve) => {
+        this.#readerMoved = resolve
+      })
+      this.#readerMoved = undefined
+      this.#trimWindow()
+    }
+  }
+
+  async #hash(): Promise<string> {
+    return this.#digestRun?.finish() ?? this.#inlineHash?.digest('hex') ?? ''
+  }
+
+  #wakeReaders(): void {
+    for (const reader of this.#readers) reader.wake()
+  }
+
+  async #closeIfUnused(): Promise<void> {
+    if (!this.#writerDone || this.#readers.size > 0 || this.#isClosed) return
+    this.#isClosed = true
+    this.#window.clear()
+    await this.#handle?.close()
+  }
+}
