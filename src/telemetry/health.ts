@@ -1,0 +1,69 @@
+// Whether this process can do its work: what /readyz and /debug/health tell. Checks run by themselves, at
+// their own interval, and a probe is told their last result: it costs nothing and cannot hang.
+
+import type { CancelTimer, Clock } from '../clock.ts'
+
+export interface HealthCheck {
+  readonly name: string
+  readonly intervalMs: number
+  /** Failures in a row until it counts. */
+  readonly threshold: number
+  /** Rejects when something is wrong, with what; must give up by itself. */
+  run(): Promise<void>
+}
+
+interface CheckState {
+  readonly check: HealthCheck
+  failuresInARow: number
+  reason: string
+}
+
+export class Health {
+  readonly #clock: Clock
+  readonly #states: CheckState[] = []
+  readonly #timers = new Map<CheckState, CancelTimer>()
+  #isDraining = false
+
+  constructor(deps: { clock: Clock }) {
+    this.#clock = deps.clock
+  }
+
+  /** Runs the check now, and from now on. @returns when it has run once */
+  async add(check: HealthCheck): Promise<void> {
+    const state: CheckState = { check, failuresInARow: 0, reason: '' }
+    this.#states.push(state)
+    await this.#run(state)
+  }
+
+  /** From now on load balancers should send nothing more. */
+  drain(): void {
+    this.#isDraining = true
+  }
+
+  stop(): void {
+    for (const cancel of this.#timers.values()) cancel()
+    this.#timers.clear()
+    this.#states.length = 0
+  }
+
+  /** Failing checks by name, with their reasons; empty when healthy. */
+  failures(): Readonly<Record<string, string>> {
+    const failing = this.#states.filter((state) => state.failuresInARow >= state.check.threshold)
+    const failures = Object.fromEntries(failing.map(({ check, reason }) => [check.name, reason]))
+    return this.#isDraining ? { ...failures, drain: 'the server is stopping' } : failures
+  }
+
+  async #run(state: CheckState): Promise<void> {
+    try {
+      await state.check.run()
+      state.failuresInARow = 0
+    } catch (error) {
+      state.failuresInARow++
+      state.reason = error instanceof Error ? error.message : String(error)
+    }
+    // Stopped meanwhile.
+    if (!this.#states.includes(state)) return
+    const again = (): void => void this.#run(state)
+    this.#timers.set(state, this.#clock.setTimer(state.check.intervalMs, again))
+  }
+}

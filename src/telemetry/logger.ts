@@ -1,0 +1,67 @@
+// The application log: pino, as JSON or as registry:2's `time=… level=… msg="…" key=value` text, to stderr.
+// Secrets never get here: they are redacted by name as a second line of defence.
+
+import { pino, type DestinationStream, type Logger } from 'pino'
+
+export interface LoggerOptions {
+  readonly level: 'error' | 'warn' | 'info' | 'debug'
+  readonly formatter: 'text' | 'json'
+  /** `log.fields`: added to every line. */
+  readonly fields: Readonly<Record<string, string | number | boolean>>
+}
+
+const REDACTED = [
+  'authorization',
+  'password',
+  'token',
+  'secret',
+  'cookie',
+  'identitytoken',
+].flatMap((name) => [name, `*.${name}`, `headers.${name}`])
+
+/** @param destination takes whole lines, one a call */
+export function createLogger(options: LoggerOptions, destination: DestinationStream): Logger {
+  const { fields, formatter, level } = options
+  return pino(
+    {
+      level,
+      base: { ...fields },
+      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      formatters: { level: (label) => ({ level: label }) },
+      redact: { paths: REDACTED, censor: '***' },
+    },
+    formatter === 'json' ? destination : { write: (line) => destination.write(textLine(line)) },
+  )
+}
+
+/** Where lines of log and access log go: the process's stderr and stdout. */
+export function openDestination(fd: 1 | 2, { isBuffered }: { isBuffered: boolean }): Destination {
+  const options = isBuffered ? BUFFERED : { sync: true }
+  const destination = pino.destination({ fd, ...options })
+  // A terminal that went away, or a full disk behind a redirect, must not end the service.
+  destination.on('error', () => undefined)
+  return destination
+}
+
+export interface Destination extends DestinationStream {
+  flushSync(): void
+}
+
+/** One system call for many lines: an access line is then cheaper than the request that it tells of. */
+const BUFFERED = { sync: false, minLength: 8_192, periodicFlush: 250 }
+
+/** The order of registry:2's text: time, level, message, then what belongs to it. */
+function textLine(json: string): string {
+  const { err, level, msg, time, ...rest } = JSON.parse(json) as Record<string, unknown>
+  const error =
+    typeof err === 'object' && err !== null && 'message' in err ? err.message : undefined
+  const pairs = Object.entries({ time, level, msg, ...(error ? { error } : {}), ...rest })
+  const isLoud = level === 'error' && typeof err === 'object' && err !== null && 'stack' in err
+  const stack = isLoud && rest['isBug'] === true ? `\n${String(err.stack)}` : ''
+  return `${pairs.map(([key, value]) => `${key}=${textValue(value)}`).join(' ')}${stack}\n`
+}
+
+function textValue(value: unknown): string {
+  const text = typeof value === 'string' ? value : (JSON.stringify(value) ?? '')
+  return /^[\w./@+-]+$/.test(text) ? text : JSON.stringify(text)
+}
