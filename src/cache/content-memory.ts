@@ -1,0 +1,38 @@
+// The hot part of the store in memory: manifests and small blobs, verified, bounded by their bytes. Answers
+// from here need no disk and no promise.
+
+import { LRUCache } from 'lru-cache'
+import type { Digest } from '../oci/digest.ts'
+
+/** Configs and the smallest layers; a larger blob is read from the page cache as fast. */
+export const HOT_BLOB_MAX_BYTES = 64 * 1024
+
+const TOTAL_MAX_BYTES = 32 * 1024 * 1024
+/** An entry's own cost, so that many tiny blobs are bounded too. */
+const OVERHEAD_BYTES = 512
+
+export interface HotContent {
+  readonly bytes: Buffer
+  readonly storedAtMs: number
+  /** Of manifests only. */
+  readonly manifest?: { readonly mediaType: string }
+}
+
+export class ContentMemory {
+  readonly #entries = new LRUCache<Digest, HotContent>({
+    maxSize: TOTAL_MAX_BYTES,
+    sizeCalculation: ({ bytes }) => bytes.length + OVERHEAD_BYTES,
+  })
+
+  get(digest: Digest): HotContent | undefined {
+    return this.#entries.get(digest)
+  }
+
+  set(digest: Digest, content: HotContent): void {
+    this.#entries.set(digest, content)
+  }
+
+  delete(digest: Digest): void {
+    this.#entries.delete(digest)
+  }
+}

@@ -1,0 +1,195 @@
+// The loop around retention: writes down uses, removes what is due, sweeps downloads that nobody resumed, and
+// rebuilds the index after a crash. Works in small steps beside the serving; a step that fails is logged and
+// tried again at the next round.
+
+import type { Logger } from 'pino'
+import type { CancelTimer, Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { BlobStore } from '../storage/blob-store.ts'
+import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
+import type { SpoolDirectory } from '../storage/spool-directory.ts'
+import type { UsageEntry, UsageIndex } from '../storage/usage-index.ts'
+import type { Metrics } from '../telemetry/metrics.ts'
+import type { Retention } from './retention.ts'
+
+/** Uses noted since the last write are what a crash forgets. */
+const WRITE_INTERVAL_MS = 5_000
+const SWEEP_INTERVAL_MAX_MS = 3_600_000
+const SWEEP_INTERVAL_MIN_MS = 1_000
+/** Sweeps per ttl: content lives at most this fraction longer than its ttl. */
+const SWEEPS_PER_TTL = 20
+const SCAN_BATCH_ENTRIES = 500
+
+export interface JanitorDeps {
+  readonly clock: Clock
+  readonly logger: Logger
+  readonly metrics: Metrics
+  readonly retention: Retention
+  readonly blobs: BlobStore
+  readonly repositories: RepositoryIndex
+  readonly spools: SpoolDirectory
+  readonly usage: UsageIndex
+  /** Called after a link was removed, so that nothing in memory claims it. */
+  readonly onUnlinked: (link: Link) => void
+  /** Called after a blob's bytes were removed. */
+  readonly onRemoved: (digest: Digest) => void
+}
+
+export class Janitor {
+  readonly #deps: JanitorDeps
+  readonly #partialMaxAgeMs: number
+  #cancelTimer: CancelTimer | undefined
+  #nextSweepMs = 0
+  #running: Promise<void> | undefined
+  /** Until a scan has seen the whole tree, no bytes are removed: a link might not be in the index. */
+  #hasSeenAll = false
+  #stopped = false
+
+  /** @param options.partialMaxAgeMs unfinished downloads older than this are removed; 0 keeps them */
+  constructor(deps: JanitorDeps, options: { partialMaxAgeMs: number }) {
+    this.#deps = deps
+    this.#partialMaxAgeMs = options.partialMaxAgeMs
+  }
+
+  async start(): Promise<void> {
+    this.#hasSeenAll = this.#deps.usage.isComplete
+    // Set again by an orderly stop: after a crash the index may lack what was stored last.
+    await this.#deps.usage.markComplete(false)
+    this.#nextSweepMs = this.#deps.clock.monotonic() + this.#sweepIntervalMs
+    this.#schedule(this.#hasSeenAll ? WRITE_INTERVAL_MS : 0)
+  }
+
+  /** Ends the round that is under way, and writes everything down. */
+  async stop(): Promise<void> {
+    this.#stopped = true
+    this.#cancelTimer?.()
+    await this.#running
+    await this.writeUses()
+    await this.#deps.usage.markComplete(this.#hasSeenAll)
+  }
+
+  /** Writes down the uses noted since the last time. */
+  async writeUses(): Promise<void> {
+    const entries = this.#deps.retention.takePending()
+    if (entries.length > 0) await this.#deps.usage.put(entries)
+  }
+
+  /** Removes everything that is due. */
+  async sweep(): Promise<void> {
+    await this.writeUses()
+    if (!this.#hasSeenAll) return
+    for await (const entry of this.#deps.usage.entries()) {
+      if (this.#stopped) return
+      if (this.#deps.retention.isDue(entry) && !this.#deps.retention.hasPending(entry)) {
+        await this.#step('could not expire', () => this.#expire(entry))
+      }
+    }
+  }
+
+  /** Puts into the index what is on disk and not in it yet. */
+  async scan(): Promise<void> {
+    const { blobs, logger, repositories, retention, usage } = this.#deps
+    let batch: UsageEntry[] = []
+    let links = 0
+    const add = async (entry: UsageEntry): Promise<void> => {
+      if (batch.push(entry) < SCAN_BATCH_ENTRIES) return
+      await usage.put(batch)
+      batch = []
+    }
+    for await (const link of repositories.links()) {
+      if (this.#stopped) return
+      links++
+      const { digest, repository } = link
+      if (usage.get(digest, repository)) continue
+      await add({ ...link, lastUsedMs: retention.assumedLastUseMs(digest) })
+    }
+    await usage.put(batch)
+    batch = []
+    let stored = 0
+    let unlinked = 0
+    for await (const digest of blobs.list()) {
+      if (this.#stopped) return
+      stored++
+      if (usage.ofDigest(digest).length > 0) continue
+      unlinked++
+      const lastUsedMs = retention.assumedLastUseMs(digest)
+      await add({ digest, repository: undefined, kind: 'blob', lastUsedMs })
+    }
+    await usage.put(batch)
+    this.#hasSeenAll = true
+    logger.info(
+      { links, stored, unlinked },
+      `found ${stored} blobs and ${links} links in the volume`,
+    )
+  }
+
+  get #sweepIntervalMs(): number {
+    const { ttlMs } = this.#deps.retention
+    if (ttlMs === 0) return SWEEP_INTERVAL_MAX_MS
+    const wantedMs = Math.max(ttlMs / SWEEPS_PER_TTL, SWEEP_INTERVAL_MIN_MS)
+    return Math.min(wantedMs, SWEEP_INTERVAL_MAX_MS)
+  }
+
+  #schedule(delayMs: number): void {
+    if (this.#stopped) return
+    this.#cancelTimer = this.#deps.clock.setTimer(delayMs, () => {
+      this.#running = this.#round().finally(() => {
+        this.#running = undefined
+        this.#schedule(Math.min(WRITE_INTERVAL_MS, this.#sweepIntervalMs))
+      })
+    })
+  }
+
+  async #round(): Promise<void> {
+    if (!this.#hasSeenAll) await this.#step('could not scan the volume', () => this.scan())
+    await this.#step('could not write down last uses', () => this.writeUses())
+    if (this.#deps.clock.monotonic() < this.#nextSweepMs) return
+    this.#nextSweepMs = this.#deps.clock.monotonic() + this.#sweepIntervalMs
+    await this.#step('could not sweep', () => this.sweep())
+    if (this.#partialMaxAgeMs > 0) {
+      await this.#step('could not remove unfinished downloads', () => this.#purgeSpools())
+    }
+  }
+
+  async #purgeSpools(): Promise<void> {
+    const count = await this.#deps.spools.purge(this.#partialMaxAgeMs)
+    if (count > 0) this.#deps.logger.info({ count }, 'removed unfinished downloads')
+  }
+
+  async #step(failure: string, action: () => Promise<void>): Promise<void> {
+    try {
+      await action()
+    } catch (error) {
+      this.#deps.logger.error({ err: error }, failure)
+    }
+  }
+
+  /** The entry goes last: a crash in between is repeated, not forgotten. */
+  async #expire(entry: UsageEntry): Promise<void> {
+    const { blobs, logger, metrics, onRemoved, usage } = this.#deps
+    const { digest, repository } = entry
+    if (repository) await this.#unlink({ ...entry, repository })
+    const others = usage.ofDigest(digest).filter((other) => other.repository !== repository)
+    if (others.length === 0) {
+      logger.info(`Deleting blob: ${digest}`)
+      if (await blobs.remove(digest)) metrics.removedBlobs.inc()
+      onRemoved(digest)
+    }
+    await usage.remove(digest, repository)
+  }
+
+  async #unlink(link: Link): Promise<void> {
+    const { metrics, onUnlinked, repositories } = this.#deps
+    const { digest, kind, repository } = link
+    if (kind === 'manifest') {
+      for (const tag of await repositories.listTags(repository)) {
+        if ((await repositories.readTag(repository, tag)) === digest) {
+          await repositories.removeTag(repository, tag)
+        }
+      }
+    }
+    await repositories.unlink({ digest, kind, repository })
+    onUnlinked({ digest, kind, repository })
+    metrics.expired.inc({ type: kind })
+  }
+}

@@ -1,0 +1,112 @@
+// What each tag pointed to when its upstream was last asked, and how long that is taken for granted. The
+// disk remembers the digest, memory remembers the time: after a restart every tag is asked about once.
+
+import { LRUCache } from 'lru-cache'
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { RepositoryIndex } from '../storage/repository-index.ts'
+import type { UpstreamError } from '../upstream/upstream-error.ts'
+import type { Repository } from './repositories.ts'
+import type { StorageGuard } from './storage-guard.ts'
+
+const TAGS_MAX = 50_000
+const ABSENT_MAX = 10_000
+/** A client that is told "not there" often asks again at once (dockerd: HEAD, then GET). */
+const ABSENT_TTL_MAX_MS = 10_000
+
+export interface TagState {
+  readonly digest: Digest
+  /** Undefined: not since this process started. */
+  readonly checkedAtMs: number | undefined
+}
+
+export class TagTable {
+  readonly #clock: Clock
+  readonly #index: RepositoryIndex
+  readonly #storage: StorageGuard
+  readonly #ttlMs: number
+  readonly #tags = new LRUCache<string, TagState>({ max: TAGS_MAX })
+  readonly #absent = new LRUCache<string, { untilMs: number; error: UpstreamError }>({
+    max: ABSENT_MAX,
+  })
+
+  /** @param options.ttlMs `proxy.tagttl`; 0 asks the upstream each time */
+  constructor(
+    deps: { clock: Clock; index: RepositoryIndex; storage: StorageGuard },
+    options: { ttlMs: number },
+  ) {
+    this.#clock = deps.clock
+    this.#index = deps.index
+    this.#storage = deps.storage
+    this.#ttlMs = options.ttlMs
+  }
+
+  /** What memory knows. */
+  peek(repository: Repository, tag: Tag): TagState | undefined {
+    return this.#tags.get(keyOf(repository.storedName, tag))
+  }
+
+  /** What memory or the disk knows. */
+  async read(repository: Repository, tag: Tag): Promise<TagState | undefined> {
+    const known = this.peek(repository, tag)
+    if (known) return known
+    const read = (): Promise<Digest | undefined> => this.#index.readTag(repository.storedName, tag)
+    const digest = await this.#storage.attempt(read)
+    return digest && { digest, checkedAtMs: undefined }
+  }
+
+  isFresh(state: TagState): boolean {
+    return this.#clock.now() < this.freshUntilMs(state) && !this.#isFromTheFuture(state)
+  }
+
+  /** -Infinity when the upstream has not been asked yet. */
+  freshUntilMs({ checkedAtMs }: TagState): number {
+    return checkedAtMs === undefined ? Number.NEGATIVE_INFINITY : checkedAtMs + this.#ttlMs
+  }
+
+  /** The upstream has just said that the tag points to `digest`. The disk is told only when it moved. */
+  async confirm(repository: Repository, tag: Tag, digest: Digest): Promise<TagState> {
+    const before = await this.read(repository, tag)
+    const state: TagState = { digest, checkedAtMs: this.#clock.now() }
+    this.#tags.set(keyOf(repository.storedName, tag), state)
+    this.#absent.delete(keyOf(repository.storedName, tag))
+    if (before?.digest !== digest) {
+      await this.#storage.attempt(() => this.#index.setTag(repository.storedName, tag, digest))
+    }
+    return state
+  }
+
+  /**
+   * The upstream has just said that there is no such tag. What the disk has is kept: it is served again
+   * only if the upstream can't be asked.
+   */
+  noteAbsent(repository: Repository, tag: Tag, error: UpstreamError): void {
+    const key = keyOf(repository.storedName, tag)
+    this.#tags.delete(key)
+    const untilMs = this.#clock.now() + Math.min(this.#ttlMs, ABSENT_TTL_MAX_MS)
+    this.#absent.set(key, { untilMs, error })
+  }
+
+  /** @returns the upstream's answer, if it said a moment ago that there is no such tag */
+  recentAbsence(repository: Repository, tag: Tag): UpstreamError | undefined {
+    const absence = this.#absent.get(keyOf(repository.storedName, tag))
+    return absence && this.#clock.now() < absence.untilMs ? absence.error : undefined
+  }
+
+  /** Forgets every tag of a repository that points to `digest`. */
+  forget(storedName: RepositoryName, digest: Digest): void {
+    for (const [key, state] of this.#tags.entries()) {
+      if (state.digest === digest && key.startsWith(`${storedName}:`)) this.#tags.delete(key)
+    }
+  }
+
+  /** The clock was set back: an old answer must not stay fresh until it catches up. */
+  #isFromTheFuture({ checkedAtMs }: TagState): boolean {
+    return checkedAtMs !== undefined && checkedAtMs > this.#clock.now()
+  }
+}
+
+function keyOf(storedName: RepositoryName, tag: Tag): string {
+  return `${storedName}:${tag}`
+}

@@ -1,0 +1,44 @@
+// Remembers for a moment that an upstream did not answer, so that clients who can be served an old answer get
+// it at once, instead of each waiting for the same timeout. What is not cached is always asked for.
+
+import type { Clock } from '../clock.ts'
+import { UpstreamError } from '../upstream/upstream-error.ts'
+
+const SUSPECT_MS = 10_000
+/** However long an upstream wants to be left alone, it is tried again after this time. */
+const SUSPECT_MAX_MS = 60_000
+
+export class UpstreamHealth {
+  readonly #clock: Clock
+  #suspectUntilMs = Number.NEGATIVE_INFINITY
+  #lastError: UpstreamError | undefined
+
+  constructor(deps: { clock: Clock }) {
+    this.#clock = deps.clock
+  }
+
+  /** @returns why the upstream is better not asked now; undefined when it may be */
+  get recentFailure(): UpstreamError | undefined {
+    return this.#clock.monotonic() < this.#suspectUntilMs ? this.#lastError : undefined
+  }
+
+  /** Calls the upstream and remembers how that went. */
+  async observe<Value>(call: Promise<Value>): Promise<Value> {
+    try {
+      const value = await call
+      this.#suspectUntilMs = Number.NEGATIVE_INFINITY
+      return value
+    } catch (error) {
+      if (error instanceof UpstreamError && isOutage(error)) {
+        this.#lastError = error
+        const waitMs = Math.min(Math.max(error.retryAfterMs ?? 0, SUSPECT_MS), SUSPECT_MAX_MS)
+        this.#suspectUntilMs = this.#clock.monotonic() + waitMs
+      }
+      throw error
+    }
+  }
+}
+
+function isOutage({ kind }: UpstreamError): boolean {
+  return kind !== 'not-found' && kind !== 'denied' && kind !== 'bad-response'
+}
