@@ -1,0 +1,23 @@
+// Any thrown value → an answer that a registry client understands. Our own bugs are 503 and never say more:
+// no client treats 500 well, and a stack trace is nobody's business.
+
+import { RegistryError } from '../oci/registry-error.ts'
+import type { Headers } from './exchange.ts'
+
+export interface ErrorResponse {
+  readonly status: number
+  readonly headers: Headers
+  readonly body: { readonly errors: readonly { code: string; message: string; detail?: unknown }[] }
+  /** False: a bug of ours, to be logged as one. */
+  readonly isExpected: boolean
+}
+
+export function errorResponse(error: unknown): ErrorResponse {
+  const known = error instanceof RegistryError ? error : new RegistryError('UNAVAILABLE')
+  const { code, detail, message, retryAfterMs, status } = known
+  const headers: Headers = {}
+  if (retryAfterMs !== undefined) headers['Retry-After'] = Math.ceil(retryAfterMs / 1000)
+  if (status === 405) headers['Allow'] = 'GET, HEAD'
+  const entry = detail === undefined ? { code, message } : { code, message, detail }
+  return { status, headers, body: { errors: [entry] }, isExpected: known === error }
+}

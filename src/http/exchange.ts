@@ -1,0 +1,87 @@
+// One request being answered: Node's two objects, and what the access line will say of it. Answers are
+// written straight to Node's response: header names keep the spelling that scripts grep for, HEAD never
+// opens a body, and a stream that fails ends the connection instead of ending well.
+
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Freshness } from '../cache/answer.ts'
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+
+export type Headers = Record<string, string | number | readonly string[]>
+
+export type HandlerName = 'base' | 'catalog' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'other'
+
+export class Exchange {
+  readonly request: IncomingMessage
+  readonly response: ServerResponse
+  readonly requestId: string
+  readonly isHead: boolean
+  /** Monotonic. */
+  readonly startedMs: number
+  handler: HandlerName = 'other'
+  upstream: string | undefined
+  repository: string | undefined
+  reference: string | undefined
+  digest: Digest | undefined
+  freshness: Freshness | undefined
+  /** Why the answer is an error; shown in the log. */
+  failure: string | undefined
+  /** Of the body. */
+  sentBytes = 0
+  /** Monotonic; undefined until the headers went out. */
+  headersSentMs: number | undefined
+  readonly #clock: Clock
+  readonly #commonHeaders: Headers
+
+  constructor(
+    deps: { clock: Clock; commonHeaders: Headers },
+    {
+      request,
+      requestId,
+      response,
+    }: { request: IncomingMessage; response: ServerResponse; requestId: string },
+  ) {
+    this.#clock = deps.clock
+    this.#commonHeaders = deps.commonHeaders
+    this.request = request
+    this.response = response
+    this.requestId = requestId
+    this.isHead = request.method === 'HEAD'
+    this.startedMs = deps.clock.monotonic()
+  }
+
+  /** Sends the status line and headers. The body, if any, is the caller's. */
+  begin(status: number, headers: Headers): void {
+    this.headersSentMs = this.#clock.monotonic()
+    this.response.writeHead(status, { ...this.#commonHeaders, ...headers } as Record<
+      string,
+      string
+    >)
+  }
+
+  /** Sends a whole answer. `Content-Length` is that of `body`, also for HEAD, which gets no body. */
+  send(status: number, headers: Headers, body: Buffer | string = ''): void {
+    const sizeBytes = typeof body === 'string' ? Buffer.byteLength(body) : body.length
+    const hasBody = status !== 304
+    this.begin(status, hasBody ? { ...headers, 'Content-Length': sizeBytes } : headers)
+    if (this.isHead || !hasBody) {
+      this.response.end()
+      return
+    }
+    this.sentBytes = sizeBytes
+    this.response.end(body)
+  }
+
+  sendJson(status: number, headers: Headers, value: unknown): void {
+    this.send(
+      status,
+      { 'Content-Type': 'application/json', ...headers },
+      `${JSON.stringify(value)}\n`,
+    )
+  }
+
+  header(name: string): string | undefined {
+    const value = this.request.headers[name]
+    return Array.isArray(value) ? value.join(', ') : value
+  }
+}

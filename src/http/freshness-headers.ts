@@ -1,0 +1,69 @@
+// Tells a client, and whoever debugs one, where an answer came from: `Cache-Status` (RFC 9211), `Age`
+// (RFC 9111), `X-Cache` for the eye, and a `Warning` that container tools show when the answer is old.
+
+import type { Freshness } from '../cache/answer.ts'
+import type { CacheOutcome } from '../telemetry/metrics.ts'
+import type { Headers } from './exchange.ts'
+
+const CACHE_NAME = 'layover'
+
+const X_CACHE: Readonly<Record<CacheOutcome, string>> = {
+  hit: 'HIT',
+  revalidated: 'HIT',
+  stale: 'STALE',
+  miss: 'MISS',
+  coalesced: 'MISS',
+  bypass: 'MISS',
+}
+
+/** @param nowMs since the epoch */
+export function freshnessHeaders(freshness: Freshness, nowMs: number): Headers {
+  const { asOfMs, freshUntilMs, outcome, staleReason } = freshness
+  const headers: Headers = {
+    'Cache-Status': cacheStatus(outcome, freshUntilMs, nowMs),
+    'X-Cache': X_CACHE[outcome],
+  }
+  if (X_CACHE[outcome] !== 'MISS') headers['Age'] = Math.max(0, seconds(nowMs - asOfMs))
+  if (staleReason !== undefined)
+    headers['Warning'] = `299 - "${CACHE_NAME}: ${quotable(staleReason)}"`
+  return headers
+}
+
+function cacheStatus(
+  outcome: CacheOutcome,
+  freshUntilMs: number | undefined,
+  nowMs: number,
+): string {
+  // Infinitely old: asked for the first time since the start.
+  const ttl =
+    freshUntilMs === undefined || !Number.isFinite(freshUntilMs)
+      ? undefined
+      : seconds(freshUntilMs - nowMs)
+  const remaining = ttl === undefined ? '' : `; ttl=${ttl}`
+  switch (outcome) {
+    case 'hit':
+      return `${CACHE_NAME}; hit${remaining}`
+    case 'stale':
+      return `${CACHE_NAME}; hit${remaining}; detail=stale-upstream-failed`
+    case 'revalidated':
+      return `${CACHE_NAME}; fwd=stale; fwd-status=200${remaining}`
+    case 'miss':
+      return `${CACHE_NAME}; fwd=uri-miss; fwd-status=200; stored`
+    case 'coalesced':
+      return `${CACHE_NAME}; fwd=uri-miss; collapsed`
+    case 'bypass':
+      return `${CACHE_NAME}; fwd=bypass`
+  }
+}
+
+function seconds(durationMs: number): number {
+  return Math.floor(durationMs / 1000)
+}
+
+/** The inside of a quoted header string: visible ASCII, and short enough for a terminal. */
+function quotable(text: string): string {
+  return text
+    .replace(/["\\]/g, "'")
+    .replace(/[^ -~]+/g, ' ')
+    .slice(0, 300)
+}

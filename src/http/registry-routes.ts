@@ -1,0 +1,330 @@
+// The /v2 wire: what registry:2 answers on a hit, and better on a miss. Reading only: everything that would
+// write is refused before its body is read. Answers go straight to Node's response (see exchange.ts); the other
+// routes of this server are Hono's (see app.ts).
+
+import type { BlobAnswer, Freshness, ManifestAnswer } from '../cache/answer.ts'
+import type { BlobCache } from '../cache/blob-cache.ts'
+import type { ListingCache, Page } from '../cache/listing-cache.ts'
+import type { ManifestCache } from '../cache/manifest-cache.ts'
+import type { Repositories, Repository } from '../cache/repositories.ts'
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import { MEDIA_TYPES } from '../oci/manifest.ts'
+import { formatReference, type Reference, type RepositoryName } from '../oci/reference.ts'
+import { RegistryError } from '../oci/registry-error.ts'
+import type { Exchange, Headers } from './exchange.ts'
+import { freshnessHeaders } from './freshness-headers.ts'
+import { matchesNone, selectRange, type ByteRange } from './range.ts'
+import { parseTarget } from './request-target.ts'
+import { sendBytes } from './send-bytes.ts'
+
+/** Page of `_catalog` when the client does not ask for a size. */
+const CATALOG_PAGE_DEFAULT = 100
+/** As registry:2 sends it: a digest's content never changes. */
+const BLOB_CACHE_CONTROL = 'max-age=31536000'
+
+export interface RegistryRoutesDeps {
+  readonly clock: Clock
+  readonly repositories: Repositories
+  readonly manifests: ManifestCache
+  readonly blobs: BlobCache
+  readonly listings: ListingCache
+}
+
+export interface RegistryRoutesOptions {
+  /** `http.prefix`: empty, or `/x` without a trailing slash. */
+  readonly prefix: string
+  readonly catalogEntriesMax: number
+  readonly tagsMax: number
+}
+
+export class RegistryRoutes {
+  readonly #deps: RegistryRoutesDeps
+  readonly #options: RegistryRoutesOptions
+  /** What every path of the registry starts with. */
+  readonly #base: string
+
+  constructor(deps: RegistryRoutesDeps, options: RegistryRoutesOptions) {
+    this.#deps = deps
+    this.#options = options
+    this.#base = `${options.prefix}/v2/`
+  }
+
+  /** Whether a request is for these routes. */
+  matches(url: string): boolean {
+    return url.startsWith(this.#base) || url === this.#base.slice(0, -1)
+  }
+
+  /**
+   * Answers. Without waiting where memory suffices.
+   *
+   * @throws {RegistryError} and whatever a bug throws; if the headers are out, the connection is ended
+   */
+  handle(exchange: Exchange): void | Promise<void> {
+    const { method, url = '' } = exchange.request
+    if (method !== 'GET' && method !== 'HEAD') throw new RegistryError('UNSUPPORTED')
+    const queryAt = url.indexOf('?')
+    const path = queryAt < 0 ? url : url.slice(0, queryAt)
+    const query = queryAt < 0 ? undefined : new URLSearchParams(url.slice(queryAt + 1))
+    if (path.length < this.#base.length) {
+      exchange.send(301, { Location: this.#base })
+      return
+    }
+    const target = parseTarget(path.slice(this.#base.length))
+    if (!target) throw new RegistryError('NAME_UNKNOWN', { detail: { path: path.slice(0, 255) } })
+    exchange.handler = target.kind
+    switch (target.kind) {
+      case 'base':
+        exchange.send(200, { 'Content-Type': 'application/json' }, '{}')
+        return
+      case 'catalog':
+        return this.#catalog(exchange, query)
+      case 'manifest':
+        return this.#manifest(
+          exchange,
+          this.#locate(exchange, target.name, query),
+          target.reference,
+        )
+      case 'blob':
+        return this.#blob(exchange, this.#locate(exchange, target.name, query), target.digest)
+      case 'tags':
+        return this.#tags(exchange, target.name, query)
+      case 'referrers':
+        return this.#referrers(exchange, target.name, target.digest, query)
+    }
+  }
+
+  #locate(
+    exchange: Exchange,
+    name: RepositoryName,
+    query: URLSearchParams | undefined,
+  ): Repository {
+    const { repositories } = this.#deps
+    const namespace = query?.get('ns')
+    if (namespace && !repositories.serves(namespace)) {
+      const code = exchange.handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
+      const reason = `this cache does not serve the registry ${namespace.slice(0, 255)}`
+      throw new RegistryError(code, { detail: { reason } })
+    }
+    const repository = repositories.locate(name)
+    exchange.repository = repository.storedName
+    exchange.upstream = repository.upstream.name
+    return repository
+  }
+
+  #manifest(
+    exchange: Exchange,
+    repository: Repository,
+    reference: Reference,
+  ): void | Promise<void> {
+    const { manifests } = this.#deps
+    exchange.reference = formatReference(reference)
+    const answer =
+      reference.kind === 'tag'
+        ? manifests.byTag(repository, reference.tag)
+        : manifests.byDigest(repository, reference.digest)
+    if (reference.kind === 'tag' && !acceptsLists(exchange)) {
+      return this.#withoutList(exchange, repository, answer)
+    }
+    return answer instanceof Promise
+      ? answer.then((late) => this.#sendManifest(exchange, late))
+      : this.#sendManifest(exchange, answer)
+  }
+
+  /** A client from before manifest lists gets the image for linux/amd64, as registry:2 gives it. */
+  async #withoutList(
+    exchange: Exchange,
+    repository: Repository,
+    pending: ManifestAnswer | Promise<ManifestAnswer>,
+  ): Promise<void> {
+    const answer = await pending
+    const isList = answer.mediaType === MEDIA_TYPES.dockerList
+    const image = isList ? await this.#deps.manifests.amd64Of(repository, answer) : undefined
+    this.#sendManifest(exchange, image ?? answer)
+  }
+
+  #sendManifest(exchange: Exchange, { bytes, digest, freshness, mediaType }: ManifestAnswer): void {
+    exchange.digest = digest
+    const headers = {
+      'Content-Type': mediaType,
+      'Docker-Content-Digest': digest,
+      Etag: `"${digest}"`,
+      ...this.#freshness(exchange, freshness),
+    }
+    const isChanged = matchesNone(exchange.header('if-none-match'), digest)
+    exchange.send(isChanged ? 200 : 304, headers, bytes)
+  }
+
+  #blob(exchange: Exchange, repository: Repository, digest: Digest): void | Promise<void> {
+    exchange.digest = digest
+    if (exchange.isHead) {
+      const answer = this.#deps.blobs.info(repository, digest)
+      const send = ({
+        freshness,
+        sizeBytes,
+      }: {
+        freshness: Freshness
+        sizeBytes: number
+      }): void => {
+        exchange.begin(200, {
+          ...this.#blobHeaders(exchange, digest, freshness),
+          'Content-Length': sizeBytes,
+        })
+        exchange.response.end()
+      }
+      return answer instanceof Promise ? answer.then(send) : send(answer)
+    }
+    const answer = this.#deps.blobs.get(repository, digest)
+    return answer instanceof Promise
+      ? answer.then((late) => this.#sendBlob(exchange, digest, late))
+      : this.#sendBlob(exchange, digest, answer)
+  }
+
+  #sendBlob(exchange: Exchange, digest: Digest, answer: BlobAnswer): void | Promise<void> {
+    const { sizeBytes } = answer
+    const etag = `"${digest}"`
+    const headers = this.#blobHeaders(exchange, digest, answer.freshness)
+    if (!matchesNone(exchange.header('if-none-match'), digest)) {
+      answer.discard()
+      exchange.send(304, headers)
+      return
+    }
+    const { range: rangeHeader } = exchange.request.headers
+    const range = selectRange(rangeHeader, exchange.header('if-range'), { etag, sizeBytes })
+    if (range === 'unsatisfiable') {
+      answer.discard()
+      exchange.begin(416, {
+        ...headers,
+        'Content-Range': `bytes */${sizeBytes}`,
+        'Content-Length': 0,
+      })
+      exchange.response.end()
+      return
+    }
+    const part: ByteRange = range === 'whole' ? { first: 0, last: sizeBytes - 1 } : range
+    if (range !== 'whole')
+      headers['Content-Range'] = `bytes ${part.first}-${part.last}/${sizeBytes}`
+    return this.#sendPart(exchange, answer, {
+      headers,
+      part,
+      status: range === 'whole' ? 200 : 206,
+    })
+  }
+
+  #sendPart(
+    exchange: Exchange,
+    answer: BlobAnswer,
+    { headers, part, status }: { headers: Headers; part: ByteRange; status: number },
+  ): void | Promise<void> {
+    const bytes = answer.open()
+    if (Buffer.isBuffer(bytes)) {
+      exchange.send(status, headers, bytes.subarray(part.first, part.last + 1))
+      return
+    }
+    exchange.begin(status, { ...headers, 'Content-Length': part.last - part.first + 1 })
+    // The first bytes may be a while: clients give up when they see no headers.
+    exchange.response.flushHeaders()
+    return sendBytes(exchange.response, bytes, part, (count) => {
+      exchange.sentBytes += count
+    })
+  }
+
+  #blobHeaders(exchange: Exchange, digest: Digest, freshness: Freshness): Headers {
+    return {
+      'Accept-Ranges': 'bytes',
+      'Cache-Control': BLOB_CACHE_CONTROL,
+      'Content-Type': 'application/octet-stream',
+      'Docker-Content-Digest': digest,
+      Etag: `"${digest}"`,
+      ...this.#freshness(exchange, freshness),
+    }
+  }
+
+  async #tags(
+    exchange: Exchange,
+    name: RepositoryName,
+    query: URLSearchParams | undefined,
+  ): Promise<void> {
+    const repository = this.#locate(exchange, name, query)
+    const count = countIn(query)
+    const page: Page = {
+      // Renovate asks for 10,000 at a time; a shorter page with a link is what the specification offers.
+      count: count === undefined ? undefined : Math.min(count, this.#options.tagsMax),
+      last: query?.get('last') ?? undefined,
+    }
+    const isEmpty = page.count === 0
+    const { freshness, next, tags } = await this.#deps.listings.tags(
+      repository,
+      isEmpty ? { ...page, count: undefined } : page,
+    )
+    const headers = this.#freshness(exchange, freshness)
+    if (next && !isEmpty) headers['Link'] = this.#link(`${name}/tags/list`, pageQuery(next))
+    // The name as the client spelled it: that is the one it knows.
+    exchange.sendJson(200, headers, { name, tags: isEmpty ? [] : tags })
+  }
+
+  async #catalog(exchange: Exchange, query: URLSearchParams | undefined): Promise<void> {
+    const count = countIn(query) ?? Math.min(CATALOG_PAGE_DEFAULT, this.#options.catalogEntriesMax)
+    if (count > this.#options.catalogEntriesMax) {
+      throw new RegistryError('PAGINATION_NUMBER_INVALID', { detail: { n: count } })
+    }
+    const last = query?.get('last') ?? undefined
+    const { next, repositories } = await this.#deps.listings.catalog({ count, last })
+    const headers: Headers = next ? { Link: this.#link('_catalog', pageQuery(next)) } : {}
+    exchange.sendJson(200, headers, { repositories })
+  }
+
+  async #referrers(
+    exchange: Exchange,
+    name: RepositoryName,
+    digest: Digest,
+    query: URLSearchParams | undefined,
+  ): Promise<void> {
+    const repository = this.#locate(exchange, name, query)
+    exchange.digest = digest
+    const artifactType = query?.get('artifactType') ?? undefined
+    const page = query?.get('page') ?? undefined
+    const answer = await this.#deps.listings.referrers(repository, digest, { artifactType, page })
+    const headers = this.#freshness(exchange, answer.freshness)
+    headers['Content-Type'] = MEDIA_TYPES.ociIndex
+    if (answer.filtersApplied) headers['OCI-Filters-Applied'] = answer.filtersApplied
+    if (answer.nextPage !== undefined) {
+      const parameters = new URLSearchParams({ page: answer.nextPage })
+      if (artifactType !== undefined) parameters.set('artifactType', artifactType)
+      headers['Link'] = this.#link(`${name}/referrers/${digest}`, parameters)
+    }
+    exchange.send(200, headers, answer.bytes)
+  }
+
+  #freshness(exchange: Exchange, freshness: Freshness): Headers {
+    exchange.freshness = freshness
+    return freshnessHeaders(freshness, this.#deps.clock.now())
+  }
+
+  #link(path: string, parameters: URLSearchParams): string {
+    return `<${this.#base}${path}?${parameters.toString()}>; rel="next"`
+  }
+}
+
+function pageQuery({ count, last }: Page): URLSearchParams {
+  const parameters = new URLSearchParams()
+  if (last !== undefined) parameters.set('last', last)
+  if (count !== undefined) parameters.set('n', String(count))
+  return parameters
+}
+
+function countIn(query: URLSearchParams | undefined): number | undefined {
+  const text = query?.get('n')
+  if (text === null || text === undefined || text === '') return undefined
+  if (!/^\d{1,9}$/.test(text)) {
+    throw new RegistryError('PAGINATION_NUMBER_INVALID', { detail: { n: text.slice(0, 32) } })
+  }
+  return Number(text)
+}
+
+/** No `Accept` at all (curl) takes anything. */
+function acceptsLists(exchange: Exchange): boolean {
+  const accept = exchange.header('accept')
+  if (accept === undefined || accept === '') return true
+  return accept.includes('*/*') || accept.includes('application/*') || accept.includes('list.v2')
+}
