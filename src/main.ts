@@ -1,0 +1,43 @@
+#!/usr/bin/env node
+// The process: arguments, environment and signals in, exit code out. The only file that touches them.
+
+import { readFileSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { runCli } from './cli.ts'
+import { systemClock } from './clock.ts'
+import { openDestination } from './telemetry/logger.ts'
+
+/** What a process ended by that signal would exit with. */
+const EXIT_AT_ONCE = 130
+
+const manifestUrl = new URL('../package.json', import.meta.url)
+const { version } = JSON.parse(readFileSync(manifestUrl, 'utf8')) as { version: string }
+const logDestination = openDestination(2, { isBuffered: false })
+const accessDestination = openDestination(1, { isBuffered: true })
+
+const stopRequested = new Promise<string>((resolve) => {
+  let isAskedBefore = false
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, () => {
+      // Whoever asks twice does not want to wait.
+      if (isAskedBefore) process.exit(EXIT_AT_ONCE)
+      isAskedBefore = true
+      resolve(signal)
+    })
+  }
+})
+
+const exitCode = await runCli(process.argv.slice(2), {
+  clock: systemClock,
+  environment: process.env,
+  version,
+  digestWorkerUrl: new URL('./storage/digest-worker.js', import.meta.url),
+  defaultConfigurationPath: fileURLToPath(new URL('../proxy.yml', import.meta.url)),
+  print: (text) => void process.stdout.write(text),
+  complain: (text) => void process.stderr.write(text),
+  logDestination,
+  accessDestination,
+  stopRequested,
+})
+accessDestination.flushSync()
+process.exit(exitCode)
