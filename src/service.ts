@@ -2,6 +2,7 @@
 // The only file that knows every part; no part knows it.
 
 import { readFile } from 'node:fs/promises'
+import type { RequestListener } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
 import type { DestinationStream, Logger } from 'pino'
 import { BlobCache } from './cache/blob-cache.ts'
@@ -231,9 +232,11 @@ export async function startService(
   }
 }
 
-function listenerOf(app: ReturnType<typeof publicApp>): ReturnType<typeof getRequestListener> {
+function listenerOf(app: ReturnType<typeof publicApp>): RequestListener {
   // Replacing the global Request and Response would change them for every library in the process.
-  return getRequestListener(app.fetch, { overrideGlobalObjects: false })
+  const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false })
+  // It answers its own errors.
+  return (request, response) => void answer(request, response)
 }
 
 async function createDescriptorCache(
@@ -252,12 +255,14 @@ async function readTlsFiles(
   { certificate: string | undefined; key: string | undefined; rootCas: string[] } | undefined
 > {
   if (!tls) return undefined
-  const read = (path: string): Promise<string> => readFile(path, 'utf8')
-  const readOptional = (path: string | undefined): Promise<string> | undefined =>
-    path === undefined ? undefined : read(path)
+  const { certificatePath, keyPath, rootCaPaths } = tls
   return {
-    certificate: await readOptional(tls.certificatePath),
-    key: await readOptional(tls.keyPath),
-    rootCas: await Promise.all(tls.rootCaPaths.map(read)),
+    certificate: await readText(certificatePath),
+    key: await readText(keyPath),
+    rootCas: await Promise.all(rootCaPaths.map((path) => readFile(path, 'utf8'))),
   }
+}
+
+async function readText(path: string | undefined): Promise<string | undefined> {
+  return path === undefined ? undefined : readFile(path, 'utf8')
 }

@@ -134,5 +134,5 @@ function connectionOptions(options: RedisOptionsPlain): ConnectionOptions {
       ...(tls ? { tls, sentinelTLS: tls, enableTLSForSentinelMode: true } : {}),
     }
   }
-  return { ...connection, ...(first ?? {}), ...(tls ? { tls } : {}) }
+  return { ...connection, ...first, ...(tls ? { tls } : {}) }
 }

@@ -1,0 +1,85 @@
+// What one call may spend: time and retries. Its signal is aborted by the first of: the time is up, the
+// caller leaves, the client is closed; the signal's reason is what the call then fails with.
+
+import type { CancelTimer, Clock } from '../clock.ts'
+import { UpstreamError } from './upstream-error.ts'
+
+export interface CallBudgetOptions {
+  readonly limitMs: number
+  /** Who is waited for, for the message. */
+  readonly host: string
+  /** Whoever else may end the call. */
+  readonly signals: readonly (AbortSignal | undefined)[]
+}
+
+export class CallBudget {
+  readonly #clock: Clock
+  readonly #endsAtMs: number
+  readonly #controller = new AbortController()
+  readonly #cancelTimer: CancelTimer
+  readonly #leave: (() => void)[] = []
+  #retries = 0
+
+  constructor(clock: Clock, { limitMs, host, signals }: CallBudgetOptions) {
+    this.#clock = clock
+    this.#endsAtMs = clock.monotonic() + limitMs
+    this.#cancelTimer = clock.setTimer(limitMs, () => {
+      const message = `${host} did not answer within ${limitMs / 1000} s`
+      this.#controller.abort(new UpstreamError('timeout', message))
+    })
+    for (const signal of signals) if (signal) this.#follow(signal)
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal
+  }
+
+  /** How many there were in this call, over all of its requests to the registry. */
+  get retries(): number {
+    return this.#retries
+  }
+
+  /** @returns false if there is no time to wait for another try */
+  takeRetry(waitMs: number): boolean {
+    if (this.#clock.monotonic() + waitMs >= this.#endsAtMs) return false
+    this.#retries += 1
+    return true
+  }
+
+  /** From here on only the caller and `close` can end the call: its headers are in, a body is running. */
+  stopClock(): void {
+    this.#cancelTimer()
+  }
+
+  /** The call is over. Lets go of the caller's signal, which may outlive many calls. */
+  release(): void {
+    this.#cancelTimer()
+    for (const leave of this.#leave.splice(0)) leave()
+  }
+
+  // Not AbortSignal.any: on Node 20 a source that lives as long as the process keeps what follows it.
+  #follow(signal: AbortSignal): void {
+    const onAbort = (): void => this.#controller.abort(signal.reason)
+    if (signal.aborted) {
+      onAbort()
+      return
+    }
+    signal.addEventListener('abort', onAbort, { once: true })
+    this.#leave.push(() => signal.removeEventListener('abort', onAbort))
+  }
+}
+
+/**
+ * Waits for work that others wait for too: leaving does not end it.
+ *
+ * @throws the signal's reason, as soon as `signal` is aborted
+ */
+export async function leaveOnAbort<T>(shared: Promise<T>, signal: AbortSignal): Promise<T> {
+  const left = new Promise<undefined>((resolve) => {
+    if (signal.aborted) resolve(undefined)
+    signal.addEventListener('abort', () => resolve(undefined), { once: true })
+  })
+  const outcome = await Promise.race([left, shared.then((value) => ({ value }))])
+  if (!outcome) throw signal.reason
+  return outcome.value
+}
