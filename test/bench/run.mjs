@@ -2,7 +2,7 @@
 // within seconds of one another, so that the ratios hold on a machine that is not quiet either.
 // A goal that is missed is printed; only something broken (a wrong answer, a server that dies) is an error.
 
-import { mkdir, mkdtemp, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, stat, writeFile } from 'node:fs/promises'
 import { rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
