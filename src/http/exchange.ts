@@ -7,7 +7,10 @@ import type { Freshness } from '../cache/answer.ts'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 
-export type Headers = Record<string, string | number | readonly string[]>
+export type Headers = Record<string, string | number>
+
+/** Up to this size a body goes out in one system call with the headers, if it is a string: a third cheaper. */
+const JOINED_BODY_MAX_BYTES = 16 * 1024
 
 export type HandlerName = 'base' | 'catalog' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'other'
 
@@ -31,10 +34,10 @@ export class Exchange {
   /** Monotonic; undefined until the headers went out. */
   headersSentMs: number | undefined
   readonly #clock: Clock
-  readonly #commonHeaders: Headers
+  readonly #commonHeaders: readonly string[]
 
   constructor(
-    deps: { clock: Clock; commonHeaders: Headers },
+    deps: { clock: Clock; commonHeaders: readonly string[] },
     {
       request,
       requestId,
@@ -53,23 +56,26 @@ export class Exchange {
   /** Sends the status line and headers. The body, if any, is the caller's. */
   begin(status: number, headers: Headers): void {
     this.headersSentMs = this.#clock.monotonic()
-    this.response.writeHead(status, { ...this.#commonHeaders, ...headers } as Record<
-      string,
-      string
-    >)
+    // Names and values in turn: what Node takes without looking at each again.
+    const flat = [...this.#commonHeaders]
+    for (const name in headers) flat.push(name, String(headers[name]))
+    this.response.writeHead(status, flat)
   }
 
-  /** Sends a whole answer. `Content-Length` is that of `body`, also for HEAD, which gets no body. */
+  /** Sends a whole answer; `headers` becomes this function's. `Content-Length` is that of `body`, also for HEAD, which gets no body. */
   send(status: number, headers: Headers, body: Buffer | string = ''): void {
     const sizeBytes = typeof body === 'string' ? Buffer.byteLength(body) : body.length
     const hasBody = status !== 304
-    this.begin(status, hasBody ? { ...headers, 'Content-Length': sizeBytes } : headers)
+    if (hasBody) headers['Content-Length'] = sizeBytes
+    this.begin(status, headers)
     if (this.isHead || !hasBody) {
       this.response.end()
       return
     }
     this.sentBytes = sizeBytes
-    this.response.end(body)
+    if (typeof body === 'string') this.response.end(body)
+    else if (sizeBytes <= JOINED_BODY_MAX_BYTES) this.response.end(body.toString('latin1'), 'latin1')
+    else this.response.end(body)
   }
 
   sendJson(status: number, headers: Headers, value: unknown): void {

@@ -16,13 +16,15 @@ const X_CACHE: Readonly<Record<CacheOutcome, string>> = {
   bypass: 'MISS',
 }
 
-/** @param nowMs since the epoch */
-export function freshnessHeaders(freshness: Freshness, nowMs: number): Headers {
+/**
+ * Adds to `headers` what tells where the answer came from.
+ *
+ * @param nowMs since the epoch
+ */
+export function addFreshness(headers: Headers, freshness: Freshness, nowMs: number): Headers {
   const { asOfMs, freshUntilMs, outcome, staleReason } = freshness
-  const headers: Headers = {
-    'Cache-Status': cacheStatus(outcome, freshUntilMs, nowMs),
-    'X-Cache': X_CACHE[outcome],
-  }
+  headers['Cache-Status'] = cacheStatus(outcome, freshUntilMs, nowMs)
+  headers['X-Cache'] = X_CACHE[outcome]
   if (X_CACHE[outcome] !== 'MISS') headers['Age'] = Math.max(0, seconds(nowMs - asOfMs))
   if (staleReason !== undefined)
     headers['Warning'] = `299 - "${CACHE_NAME}: ${quotable(staleReason)}"`

@@ -13,7 +13,7 @@ import { MEDIA_TYPES } from '../oci/manifest.ts'
 import { formatReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import { RegistryError } from '../oci/registry-error.ts'
 import type { Exchange, Headers } from './exchange.ts'
-import { freshnessHeaders } from './freshness-headers.ts'
+import { addFreshness } from './freshness-headers.ts'
 import { matchesNone, selectRange, type ByteRange } from './range.ts'
 import { parseTarget } from './request-target.ts'
 import { sendBytes } from './send-bytes.ts'
@@ -145,12 +145,11 @@ export class RegistryRoutes {
 
   #sendManifest(exchange: Exchange, { bytes, digest, freshness, mediaType }: ManifestAnswer): void {
     exchange.digest = digest
-    const headers = {
+    const headers = this.#withFreshness(exchange, freshness, {
       'Content-Type': mediaType,
       'Docker-Content-Digest': digest,
       Etag: `"${digest}"`,
-      ...this.#freshness(exchange, freshness),
-    }
+    })
     const isChanged = matchesNone(exchange.header('if-none-match'), digest)
     exchange.send(isChanged ? 200 : 304, headers, bytes)
   }
@@ -166,10 +165,9 @@ export class RegistryRoutes {
         freshness: Freshness
         sizeBytes: number
       }): void => {
-        exchange.begin(200, {
-          ...this.#blobHeaders(exchange, digest, freshness),
-          'Content-Length': sizeBytes,
-        })
+        const headers = this.#blobHeaders(exchange, digest, freshness)
+        headers['Content-Length'] = sizeBytes
+        exchange.begin(200, headers)
         exchange.response.end()
       }
       return answer instanceof Promise ? answer.then(send) : send(answer)
@@ -221,7 +219,8 @@ export class RegistryRoutes {
       exchange.send(status, headers, bytes.subarray(part.first, part.last + 1))
       return
     }
-    exchange.begin(status, { ...headers, 'Content-Length': part.last - part.first + 1 })
+    headers['Content-Length'] = part.last - part.first + 1
+    exchange.begin(status, headers)
     // The first bytes may be a while: clients give up when they see no headers.
     exchange.response.flushHeaders()
     return sendBytes(exchange.response, bytes, part, (count) => {
@@ -230,14 +229,13 @@ export class RegistryRoutes {
   }
 
   #blobHeaders(exchange: Exchange, digest: Digest, freshness: Freshness): Headers {
-    return {
+    return this.#withFreshness(exchange, freshness, {
       'Accept-Ranges': 'bytes',
       'Cache-Control': BLOB_CACHE_CONTROL,
       'Content-Type': 'application/octet-stream',
       'Docker-Content-Digest': digest,
       Etag: `"${digest}"`,
-      ...this.#freshness(exchange, freshness),
-    }
+    })
   }
 
   async #tags(
@@ -257,7 +255,7 @@ export class RegistryRoutes {
       repository,
       isEmpty ? { ...page, count: undefined } : page,
     )
-    const headers = this.#freshness(exchange, freshness)
+    const headers = this.#withFreshness(exchange, freshness, {})
     if (next && !isEmpty) headers['Link'] = this.#link(`${name}/tags/list`, pageQuery(next))
     // The name as the client spelled it: that is the one it knows.
     exchange.sendJson(200, headers, { name, tags: isEmpty ? [] : tags })
@@ -285,7 +283,7 @@ export class RegistryRoutes {
     const artifactType = query?.get('artifactType') ?? undefined
     const page = query?.get('page') ?? undefined
     const answer = await this.#deps.listings.referrers(repository, digest, { artifactType, page })
-    const headers = this.#freshness(exchange, answer.freshness)
+    const headers = this.#withFreshness(exchange, answer.freshness, {})
     headers['Content-Type'] = MEDIA_TYPES.ociIndex
     if (answer.filtersApplied) headers['OCI-Filters-Applied'] = answer.filtersApplied
     if (answer.nextPage !== undefined) {
@@ -296,9 +294,9 @@ export class RegistryRoutes {
     exchange.send(200, headers, answer.bytes)
   }
 
-  #freshness(exchange: Exchange, freshness: Freshness): Headers {
+  #withFreshness(exchange: Exchange, freshness: Freshness, headers: Headers): Headers {
     exchange.freshness = freshness
-    return freshnessHeaders(freshness, this.#deps.clock.now())
+    return addFreshness(headers, freshness, this.#deps.clock.now())
   }
 
   #link(path: string, parameters: URLSearchParams): string {

@@ -10,7 +10,7 @@ import type { Clock } from '../clock.ts'
 import type { AccessLog } from '../telemetry/access-log.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { errorResponse } from './error-response.ts'
-import { Exchange, type Headers } from './exchange.ts'
+import { Exchange } from './exchange.ts'
 import type { RegistryRoutes } from './registry-routes.ts'
 
 export interface RequestHandlerDeps {
@@ -26,7 +26,8 @@ export interface RequestHandlerDeps {
 
 export class RequestHandler {
   readonly #deps: RequestHandlerDeps
-  readonly #commonHeaders: Headers
+  /** Names and values in turn. */
+  readonly #commonHeaders: readonly string[]
 
   /** @param options.headers `http.headers`: added to every answer of the registry */
   constructor(
@@ -34,7 +35,10 @@ export class RequestHandler {
     options: { headers: Readonly<Record<string, readonly string[]>> },
   ) {
     this.#deps = deps
-    this.#commonHeaders = { 'Docker-Distribution-Api-Version': 'registry/2.0', ...options.headers }
+    const configured = Object.entries(options.headers).flatMap(([name, values]) =>
+      values.flatMap((value) => [name, value]),
+    )
+    this.#commonHeaders = ['Docker-Distribution-Api-Version', 'registry/2.0', ...configured]
   }
 
   handle(request: IncomingMessage, response: ServerResponse): void {
