@@ -81,10 +81,11 @@ async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
   const loaded = await load(file, deps)
   if (!loaded) return EXIT_USAGE
   const { configuration, warnings } = loaded
-  const logger = createLogger(configuration.log, deps.logDestination)
+  const { clock, logDestination } = deps
+  const logger = createLogger({ clock, destination: logDestination }, configuration.log)
   for (const warning of warnings) logger.warn(warning)
   try {
-    const { accessDestination, clock, digestWorkerUrl, version } = deps
+    const { accessDestination, digestWorkerUrl, version } = deps
     const userAgent = `layover/${version}`
     const service = await startService(configuration, {
       clock,

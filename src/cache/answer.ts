@@ -4,6 +4,8 @@ import type { Digest } from '../oci/digest.ts'
 import type { ByteSource } from '../storage/byte-source.ts'
 import type { CacheOutcome } from '../telemetry/metrics.ts'
 
+export type { ByteSource } from '../storage/byte-source.ts'
+
 export interface Freshness {
   readonly outcome: CacheOutcome
   /** When the upstream last confirmed this, or gave it to us. */

@@ -13,7 +13,7 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import type { BlobAnswer, BlobInfoAnswer, Freshness } from './answer.ts'
 import { BlobFill, type BlobFillOptions } from './blob-fill.ts'
 import { HOT_BLOB_MAX_BYTES, type ContentMemory, type HotContent } from './content-memory.ts'
-import { clientError } from './failure.ts'
+import { clientError, isAbsence } from './failure.ts'
 import { InFlight } from './in-flight.ts'
 import type { Membership } from './membership.ts'
 import type { Repository } from './repositories.ts'
@@ -120,7 +120,19 @@ export class BlobCache {
       }
       running.repositories.set(repository.storedName, repository)
     }
-    return this.#answerFromFill(repository, running.fill, 'coalesced')
+    return this.#join(repository, running.fill)
+  }
+
+  async #join(repository: Repository, fill: BlobFill): Promise<BlobAnswer> {
+    try {
+      return await this.#answerFromFill(repository, fill, 'coalesced')
+    } catch (error) {
+      const isOthers = fill.repository.storedName !== repository.storedName
+      if (!isOthers || !isAbsence(error)) throw error
+      // Nothing is there under the name that the download was begun under; under this one there is.
+      await fill.ended
+      return this.#find(repository, fill.digest)
+    }
   }
 
   #start(repository: Repository, digest: Digest): BlobFill {

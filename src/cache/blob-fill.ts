@@ -60,8 +60,9 @@ export class BlobFill {
   /** Resolves when all is over, for better or worse. */
   readonly ended: Promise<void>
   readonly digest: Digest
+  /** Under whose name the upstream is asked. */
+  readonly repository: Repository
   readonly #deps: BlobFillDeps
-  readonly #repository: Repository
   readonly #options: BlobFillOptions
   readonly #stop = new AbortController()
   #settleOpened: { resolve(spool: Spool): void; reject(error: unknown): void } | undefined
@@ -70,7 +71,7 @@ export class BlobFill {
   constructor(deps: BlobFillDeps, options: BlobFillOptions) {
     this.#deps = deps
     this.#options = options
-    this.#repository = options.repository
+    this.repository = options.repository
     this.digest = options.digest
     this.opened = new Promise((resolve, reject) => {
       this.#settleOpened = { resolve, reject }
@@ -89,7 +90,7 @@ export class BlobFill {
   async #run(): Promise<void> {
     const { logger, metrics } = this.#deps
     metrics.fillsRunning.inc()
-    const about = { digest: this.digest, repository: this.#repository.storedName }
+    const about = { digest: this.digest, repository: this.repository.storedName }
     try {
       await this.#download()
     } catch (error) {
@@ -145,7 +146,7 @@ export class BlobFill {
   }
 
   #ask(offset: number): Promise<UpstreamBlob> {
-    const { name, upstream } = this.#repository
+    const { name, upstream } = this.repository
     return upstream.getBlob(name, this.digest, { offset, signal: this.#stop.signal })
   }
 
@@ -155,7 +156,7 @@ export class BlobFill {
       body.destroy()
       throw new UpstreamError(
         'bad-response',
-        `${this.#repository.upstream.name} sent an impossible range`,
+        `${this.repository.upstream.name} sent an impossible range`,
       )
     }
     const { isKept } = this.#options
@@ -165,7 +166,8 @@ export class BlobFill {
       isKept,
     })
     this.#spool = spool
-    if (sizeBytes !== undefined) this.#settleOpened?.resolve(spool)
+    // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified.
+    if (sizeBytes !== undefined && sizeBytes > 0) this.#settleOpened?.resolve(spool)
     return spool
   }
 
@@ -196,7 +198,7 @@ export class BlobFill {
   #broken(what: string, cause?: unknown): UpstreamError {
     return new UpstreamError(
       'unreachable',
-      `${this.#repository.upstream.name}: the download ${what}`,
+      `${this.repository.upstream.name}: the download ${what}`,
       {
         cause,
       },

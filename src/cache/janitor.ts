@@ -168,7 +168,7 @@ export class Janitor {
   async #expire(entry: UsageEntry): Promise<void> {
     const { blobs, logger, metrics, onRemoved, usage } = this.#deps
     const { digest, repository } = entry
-    if (repository) await this.#unlink({ ...entry, repository })
+    if (repository) await this.#unlinkAll({ ...entry, repository })
     const others = usage.ofDigest(digest).filter((other) => other.repository !== repository)
     if (others.length === 0) {
       logger.info(`Deleting blob: ${digest}`)
@@ -176,6 +176,13 @@ export class Janitor {
       onRemoved(digest)
     }
     await usage.remove(digest, repository)
+  }
+
+  /** A manifest may have been asked for as a blob too: one entry stands for both links. */
+  async #unlinkAll(link: Link): Promise<void> {
+    const other: Link = { ...link, kind: link.kind === 'blob' ? 'manifest' : 'blob' }
+    if (await this.#deps.repositories.has(other)) await this.#unlink(other)
+    await this.#unlink(link)
   }
 
   async #unlink(link: Link): Promise<void> {

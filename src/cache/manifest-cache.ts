@@ -144,9 +144,18 @@ export class ManifestCache {
     try {
       return (await repository.upstream.headManifest(repository.name, tag)).digest
     } catch (error) {
-      // Some registries refuse HEAD (405, 501) though they answer GET.
-      if (error instanceof UpstreamError && error.kind === 'bad-response') return undefined
+      if (refusesHead(error)) return undefined
       throw error
+    }
+  }
+
+  /** Makes sure that the upstream has it under this repository's name. @throws {UpstreamError} */
+  async #confirm({ name, upstream }: Repository, digest: Digest): Promise<void> {
+    try {
+      await upstream.headManifest(name, digest)
+    } catch (error) {
+      if (!refusesHead(error)) throw error
+      await upstream.getManifest(name, digest)
     }
   }
 
@@ -186,9 +195,7 @@ export class ManifestCache {
       const info = await storage.attempt(() => blobs.stat(digest))
       hot = hotContent(bytes, content, info?.storedAtMs ?? this.#deps.clock.now())
     }
-    await membership.prove(repository, digest, 'manifest', () =>
-      repository.upstream.headManifest(repository.name, digest),
-    )
+    await membership.prove(repository, digest, 'manifest', () => this.#confirm(repository, digest))
     this.#remember(repository, digest, hot)
     retention.touch({ repository: repository.storedName, digest, kind: 'manifest' })
     return answerOf(digest, hot, { outcome: 'hit', asOfMs: hot.storedAtMs })
@@ -279,6 +286,11 @@ export class ManifestCache {
       freshness: { outcome, asOfMs, freshUntilMs: this.#deps.tags.freshUntilMs(state) },
     }
   }
+}
+
+/** Some registries refuse HEAD (405, 501) though they answer GET. */
+function refusesHead(error: unknown): boolean {
+  return error instanceof UpstreamError && error.kind === 'bad-response'
 }
 
 /** The answer of a call that somebody else had started. */

@@ -74,7 +74,8 @@ export class Exchange {
     }
     this.sentBytes = sizeBytes
     if (typeof body === 'string') this.response.end(body)
-    else if (sizeBytes <= JOINED_BODY_MAX_BYTES) this.response.end(body.toString('latin1'), 'latin1')
+    else if (sizeBytes <= JOINED_BODY_MAX_BYTES)
+      this.response.end(body.toString('latin1'), 'latin1')
     else this.response.end(body)
   }
 

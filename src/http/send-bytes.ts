@@ -3,7 +3,7 @@
 // come from, so that the platform's sendfile can take its place for finished files.
 
 import type { ServerResponse } from 'node:http'
-import type { ByteSource } from '../storage/byte-source.ts'
+import type { ByteSource } from '../cache/answer.ts'
 import type { ByteRange } from './range.ts'
 
 /** Large reads are what makes this cheap; with many clients each gets less, so that memory stays flat. */

@@ -8,7 +8,6 @@ import { matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
 import type { ByteSource } from './byte-source.ts'
 import {
   StorageError,
-  ensureDirectory,
   isAbsent,
   listDirectory,
   moveInto,
@@ -66,8 +65,13 @@ export class BlobFile implements ByteSource, BlobInfo {
 
   /** The descriptor's number may be given to another file the moment it is closed: no read may be left. */
   #release(): void {
-    if (this.#readsRunning === 0) close(this.#fd)
+    if (this.#readsRunning === 0) close(this.#fd, ignoreFailure)
   }
+}
+
+/** What was only read has nothing to lose; without a callback Node would end the process. */
+function ignoreFailure(): void {
+  // Some network file systems report their troubles here.
 }
 
 export class BlobStore {
@@ -89,7 +93,7 @@ export class BlobStore {
         }
         fstat(fd, (statError, stats) => {
           if (statError) {
-            close(fd)
+            close(fd, ignoreFailure)
             reject(new StorageError('stat', file, statError))
           } else resolve(new BlobFile(fd, file, stats))
         })
@@ -152,8 +156,14 @@ export class BlobStore {
 
   /** Sets wrong bytes aside, where nobody is served from but an operator can look at them. */
   async quarantine(digest: Digest): Promise<void> {
-    await ensureDirectory(this.#paths.quarantine)
-    await moveInto(this.#paths.blobData(digest), this.#paths.quarantined(digest))
+    const file = this.#paths.blobData(digest)
+    try {
+      await moveInto(file, this.#paths.quarantined(digest))
+    } catch (error) {
+      // Somebody else found out, and was faster.
+      if (!isAbsent(error)) throw error
+    }
+    await pruneEmptyDirectories(path.dirname(file), this.#paths.blobs)
   }
 
   /** Everything stored, in no order. Reads directories as it goes: what changes meanwhile may be missed. */

@@ -32,7 +32,7 @@ export interface DigestRun {
   append(bytes: Uint8Array): void
   /** @returns the lower-case hex digest of all bytes; rejects if the file cannot be read */
   finish(): Promise<string>
-  /** Ends the run without a result. Idempotent. */
+  /** Ends the run without a result: `finish` rejects. Idempotent. */
   abort(): void
 }
 
@@ -65,7 +65,11 @@ export class Digester {
         return result
       },
       abort: () => {
-        if (this.#waiters.delete(id)) send({ kind: 'abort', id })
+        const waiter = this.#waiters.get(id)
+        if (!waiter) return
+        this.#waiters.delete(id)
+        waiter.reject(new Error('the hashing was aborted'))
+        send({ kind: 'abort', id })
       },
     }
   }

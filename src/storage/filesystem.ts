@@ -85,17 +85,18 @@ export async function writeAtomically(
 }
 
 /** Times that a directory may vanish under us before we give up; once is already rare. */
-const MOVE_TRIES_MAX = 3
+const MOVE_TRIES_MAX = 20
 
-/** Renames `from` to `to`, making the directory; it may be pruned as empty between the two steps. */
+/** Renames `from` to `to`, making the directory; it may be pruned as empty during any of these steps. */
 export async function moveInto(from: string, to: string): Promise<void> {
   for (let tries = 1; ; tries++) {
-    await ensureDirectory(path.dirname(to))
     try {
+      await ensureDirectory(path.dirname(to))
       await rename(from, to)
       return
     } catch (error) {
-      if (!isAbsent(error) || tries >= MOVE_TRIES_MAX) throw new StorageError('rename', to, error)
+      if (isAbsent(error) && tries < MOVE_TRIES_MAX) continue
+      throw error instanceof StorageError ? error : new StorageError('rename', to, error)
     }
   }
 }
@@ -108,6 +109,15 @@ export async function removeFile(file: string): Promise<boolean> {
   } catch (error) {
     if (isAbsent(error)) return false
     throw new StorageError('remove', file, error)
+  }
+}
+
+/** Removes a file, or a directory and all that is in it. Nothing there is fine. */
+export async function removeTree(target: string): Promise<void> {
+  try {
+    await rm(target, { recursive: true, force: true })
+  } catch (error) {
+    if (!isAbsent(error)) throw new StorageError('remove', target, error)
   }
 }
 

@@ -68,7 +68,9 @@ export class RepositoryIndex {
         await removeFile(path.join(algorithmPath, entry.name, 'link'))
         await this.#prune(repository, path.join(algorithmPath, entry.name))
       }
+      await this.#prune(repository, algorithmPath)
     }
+    await this.#prune(repository, history)
     await this.#prune(repository, path.dirname(current))
   }
 

@@ -11,6 +11,7 @@ import {
   isAbsent,
   listDirectory,
   removeFile,
+  removeTree,
   type StorageError,
 } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
@@ -47,13 +48,13 @@ export class SpoolDirectory {
     await ensureDirectory(paths.spool)
     await ensureDirectory(paths.temporary)
     for (const { name } of await listDirectory(paths.temporary)) {
-      await removeFile(path.join(paths.temporary, name))
+      await removeTree(path.join(paths.temporary, name))
     }
-    for (const { name } of await listDirectory(paths.spool)) {
-      const digest = digestOfPart(name)
+    for (const entry of await listDirectory(paths.spool)) {
+      const digest = entry.isFile() ? digestOfPart(entry.name) : undefined
       const sizeBytes = digest && (await this.#sizeOf(paths.spoolFile(digest)))
       if (digest && sizeBytes) this.#partBytes.set(digest, sizeBytes)
-      else await removeFile(path.join(paths.spool, name))
+      else await removeTree(path.join(paths.spool, entry.name))
     }
   }
 

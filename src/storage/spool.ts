@@ -229,12 +229,15 @@ export class Spool {
     this.#failure ??= error
     this.#digestRun?.abort()
     this.#wakeReaders()
+    // A writer that waits for a slow reader has nothing more to wait for.
+    this.#readerMoved?.()
   }
 
   /** The writer is through with this spool, for better or worse. The file is closed after the last reader. */
   async release(): Promise<void> {
-    this.#cancelFlushTimer?.()
     while (this.#flushing) await this.#flushing
+    // Not earlier: the end of a flush sets the timer for the next one.
+    this.#cancelFlushTimer?.()
     this.#digestRun?.abort()
     this.#writerDone = true
     await this.#closeIfUnused()

@@ -2,6 +2,7 @@
 // Secrets never get here: they are redacted by name as a second line of defence.
 
 import { pino, type DestinationStream, type Logger } from 'pino'
+import type { Clock } from '../clock.ts'
 
 export interface LoggerOptions {
   readonly level: 'error' | 'warn' | 'info' | 'debug'
@@ -19,14 +20,19 @@ const REDACTED = [
   'identitytoken',
 ].flatMap((name) => [name, `*.${name}`, `headers.${name}`])
 
-/** @param destination takes whole lines, one a call */
-export function createLogger(options: LoggerOptions, destination: DestinationStream): Logger {
+export interface LoggerDeps {
+  readonly clock: Clock
+  /** Takes whole lines, one a call. */
+  readonly destination: DestinationStream
+}
+
+export function createLogger({ clock, destination }: LoggerDeps, options: LoggerOptions): Logger {
   const { fields, formatter, level } = options
   return pino(
     {
       level,
       base: { ...fields },
-      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      timestamp: () => `,"time":"${new Date(clock.now()).toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
       redact: { paths: REDACTED, censor: '***' },
     },
@@ -36,7 +42,7 @@ export function createLogger(options: LoggerOptions, destination: DestinationStr
 
 /** Where lines of log and access log go: the process's stderr and stdout. */
 export function openDestination(fd: 1 | 2, { isBuffered }: { isBuffered: boolean }): Destination {
-  const options = isBuffered ? BUFFERED : { sync: true }
+  const options = isBuffered ? BUFFERED : { sync: false }
   const destination = pino.destination({ fd, ...options })
   // A terminal that went away, or a full disk behind a redirect, must not end the service.
   destination.on('error', () => undefined)

@@ -1,9 +1,13 @@
 // What the headers of a registry's answer say. All of it may be missing, wrong or hostile: what cannot be
 // understood is undefined, never an exception.
 
+import type { Clock } from '../clock.ts'
 import type { IncomingHttpHeaders } from 'node:http'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { isEncoded } from './response-body.ts'
+
+/** What is asked beyond this is a mistake, or an attempt to switch us off. */
+const RETRY_AFTER_MAX_MS = 60 * 60 * 1000
 
 export interface ContentRange {
   /** Undefined in the answer to a range beyond the end (416): nothing of the content is sent. */
@@ -77,4 +81,15 @@ export function nextTagsCursor(
   const count = params.get('n') ?? ''
   if (last === undefined) return undefined
   return { count: /^\d{1,9}$/.test(count) ? Number(count) : undefined, last }
+}
+
+/**
+ * @returns undefined when the header is missing or malformed; at most one hour
+ * @see https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
+ */
+export function retryAfterMsOf(headers: IncomingHttpHeaders, clock: Clock): number | undefined {
+  const value = headers['retry-after']?.trim()
+  if (!value) return undefined
+  const waitMs = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - clock.now()
+  return Number.isNaN(waitMs) ? undefined : Math.min(Math.max(waitMs, 0), RETRY_AFTER_MAX_MS)
 }

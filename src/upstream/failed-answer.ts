@@ -1,16 +1,14 @@
 // Answers that are refusals or failures, turned into errors: which kind, and the upstream's own reason in
 // words that are safe to show.
 
-import { STATUS_CODES, type IncomingHttpHeaders } from 'node:http'
+import { STATUS_CODES } from 'node:http'
 import type { Clock } from '../clock.ts'
+import { retryAfterMsOf } from './answer-headers.ts'
 import { isObject, readReason } from './response-body.ts'
 import type { TransportResponse } from './transport.ts'
 import { UpstreamError, type UpstreamErrorKind } from './upstream-error.ts'
 
 const REASON_LENGTH_MAX = 300
-
-/** What is asked beyond this is a mistake, or an attempt to switch us off. */
-const RETRY_AFTER_MAX_MS = 60 * 60 * 1000
 
 /**
  * Reads the reason, and so lets go of the body.
@@ -38,17 +36,6 @@ function kindOf({ status, leftOrigin }: TransportResponse): UpstreamErrorKind {
   if (status === 408) return 'timeout'
   if (status === 429) return 'rate-limited'
   return status >= 500 ? 'unavailable' : 'bad-response'
-}
-
-/**
- * @returns undefined when the header is missing or malformed; at most one hour
- * @see https://www.rfc-editor.org/rfc/rfc9110#section-10.2.3
- */
-export function retryAfterMsOf(headers: IncomingHttpHeaders, clock: Clock): number | undefined {
-  const value = headers['retry-after']?.trim()
-  if (!value) return undefined
-  const waitMs = /^\d+$/.test(value) ? Number(value) * 1000 : Date.parse(value) - clock.now()
-  return Number.isNaN(waitMs) ? undefined : Math.min(Math.max(waitMs, 0), RETRY_AFTER_MAX_MS)
 }
 
 /** The first message of an error list, or a short text; nothing of a web page. */

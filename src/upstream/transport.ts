@@ -8,7 +8,7 @@ import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
 import type { CallBudget } from './call-budget.ts'
 import { Egress, type EnvironmentProxy } from './egress.ts'
-import { retryAfterMsOf } from './failed-answer.ts'
+import { retryAfterMsOf } from './answer-headers.ts'
 import { discard } from './response-body.ts'
 import { connectionError, UpstreamError } from './upstream-error.ts'
 
