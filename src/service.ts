@@ -155,6 +155,7 @@ export async function startService(
       logger,
       metrics,
       retention,
+      paths,
       blobs: blobStore,
       repositories: index,
       spools,

@@ -6,7 +6,9 @@ import type { Logger } from 'pino'
 import type { CancelTimer, Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
+import type { StoragePaths } from '../storage/paths.ts'
 import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
+import { readSchedulerState, writeSchedulerState } from '../storage/scheduler-state.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { UsageEntry, UsageIndex } from '../storage/usage-index.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
@@ -25,6 +27,7 @@ export interface JanitorDeps {
   readonly logger: Logger
   readonly metrics: Metrics
   readonly retention: Retention
+  readonly paths: StoragePaths
   readonly blobs: BlobStore
   readonly repositories: RepositoryIndex
   readonly spools: SpoolDirectory
@@ -65,6 +68,7 @@ export class Janitor {
     this.#cancelTimer?.()
     await this.#running
     await this.writeUses()
+    await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
     await this.#deps.usage.markComplete(this.#hasSeenAll)
   }
 
@@ -88,9 +92,10 @@ export class Janitor {
 
   /** Puts into the index what is on disk and not in it yet. */
   async scan(): Promise<void> {
-    const { blobs, logger, repositories, retention, usage } = this.#deps
+    const { blobs, logger, paths, repositories, retention, usage } = this.#deps
     let batch: UsageEntry[] = []
     let links = 0
+    const expiryTimes = await readSchedulerState(paths)
     const add = async (entry: UsageEntry): Promise<void> => {
       if (batch.push(entry) < SCAN_BATCH_ENTRIES) return
       await usage.put(batch)
@@ -101,7 +106,8 @@ export class Janitor {
       links++
       const { digest, repository } = link
       if (usage.get(digest, repository)) continue
-      await add({ ...link, lastUsedMs: retention.assumedLastUseMs(digest) })
+      const expiresAtMs = expiryTimes.get(`${repository}@${digest}`)
+      await add({ ...link, lastUsedMs: retention.assumedLastUseMs(digest, expiresAtMs) })
     }
     await usage.put(batch)
     batch = []
@@ -149,6 +155,12 @@ export class Janitor {
     if (this.#partialMaxAgeMs > 0) {
       await this.#step('could not remove unfinished downloads', () => this.#purgeSpools())
     }
+  }
+
+  /** For registry:2, should the volume go back to it. */
+  async #writeSchedulerState(): Promise<void> {
+    const { paths, retention, usage } = this.#deps
+    if (this.#hasSeenAll) await writeSchedulerState(paths, usage.entries(), retention.ttlMs)
   }
 
   async #purgeSpools(): Promise<void> {

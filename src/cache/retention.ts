@@ -63,9 +63,13 @@ export class Retention {
   /**
    * The last use to assume of something found on disk: between half a ttl ago and now, told by its digest.
    * A volume taken over so does not expire all at once, and nothing of it in the first days.
+   *
+   * @param expiresAtMs what registry's own file says, if it does: believed as far as it lies later
    */
-  assumedLastUseMs(digest: string): number {
+  assumedLastUseMs(digest: string, expiresAtMs = Number.NEGATIVE_INFINITY): number {
+    const nowMs = this.#clock.now()
     const fraction = Number.parseInt(digest.slice(-8), 16) / 2 ** 32
-    return this.#clock.now() - Math.floor((fraction * this.#ttlMs) / 2)
+    const spreadMs = nowMs - Math.floor((fraction * this.#ttlMs) / 2)
+    return Math.min(nowMs, Math.max(spreadMs, expiresAtMs - this.#ttlMs))
   }
 }

@@ -1,6 +1,12 @@
 // A server on an address: opened, and closed so that answers under way are finished, within a limit.
 
-import { createServer, type RequestListener, type Server } from 'node:http'
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from 'node:http'
 import { unlink } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import type { Clock } from '../clock.ts'
@@ -23,6 +29,8 @@ export class Listener {
   readonly #clock: Clock
   readonly #server: Server
   readonly #address: ListenAddress
+  readonly #handler: RequestListener
+  #isStopping = false
 
   constructor(
     deps: { clock: Clock; handler: RequestListener },
@@ -30,6 +38,8 @@ export class Listener {
   ) {
     this.#clock = deps.clock
     this.#address = options.address
+    this.#handler = deps.handler
+    const answer: RequestListener = (request, response) => this.#answer(request, response)
     this.#server = createServer(
       {
         keepAliveTimeout: KEEP_ALIVE_MS,
@@ -39,8 +49,10 @@ export class Listener {
         maxHeaderSize: HEADERS_MAX_BYTES,
         noDelay: true,
       },
-      deps.handler,
+      answer,
     )
+    // Without this Node invites the body of a request that is going to be refused.
+    this.#server.on('checkContinue', answer)
     this.#server.setTimeout(IDLE_MAX_MS)
   }
 
@@ -68,6 +80,7 @@ export class Listener {
    * @param graceMs after this time connections are cut
    */
   async stop(graceMs: number): Promise<void> {
+    this.#isStopping = true
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve())
     })
@@ -75,6 +88,14 @@ export class Listener {
     const cancel = this.#clock.setTimer(graceMs, () => this.#server.closeAllConnections())
     await closed
     cancel()
+  }
+
+  #answer(request: IncomingMessage, response: ServerResponse): void {
+    response.once('close', () => {
+      // A client that keeps its connection would hold up the stop until the grace is over.
+      if (this.#isStopping) request.socket.destroySoon()
+    })
+    this.#handler(request, response)
   }
 
   async #listen(): Promise<void> {

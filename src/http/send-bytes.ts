@@ -75,6 +75,8 @@ async function copy(
     onSent(bytes.length)
     writes[turn] = write(response, bytes)
   }
+  // A stop takes a connection for idle once its answer was ended, whether that has left or not.
+  await Promise.race([Promise.all(writes), closed])
 }
 
 /** Resolves when the bytes are with the kernel, or nobody wants them any more. */

@@ -55,7 +55,13 @@ export class UsageIndex {
       logger.warn('the last attempt to open the index did not come back; it is rebuilt')
       await discard(paths)
     }
-    await ensureDirectory(paths.index)
+    try {
+      await ensureDirectory(paths.index)
+    } catch (error) {
+      logger.warn({ err: error }, 'there is no directory for the index; it is rebuilt')
+      await discard(paths)
+      await ensureDirectory(paths.index)
+    }
     await writeAtomically(paths.temporary, marker, 'removed when the index has been read once\n')
     let index: UsageIndex
     try {
