@@ -29,8 +29,12 @@ export interface BlobInfoAnswer {
 }
 
 export interface BlobAnswer extends BlobInfoAnswer {
-  /** The bytes: in memory when the blob is small, else to be read. The latter must be closed. */
-  open(): Buffer | ByteSource
+  /**
+   * The bytes: in memory when the blob is small, else to be read. The latter must be closed.
+   *
+   * @param position where the reading will start
+   */
+  open(position: number): Buffer | ByteSource
   /** Instead of `open`, when nothing is to be read. */
   discard(): void
 }

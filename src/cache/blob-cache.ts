@@ -19,6 +19,7 @@ import type { Membership } from './membership.ts'
 import type { Repository } from './repositories.ts'
 import type { Retention } from './retention.ts'
 import type { StorageGuard } from './storage-guard.ts'
+import { FAR_AHEAD_BYTES, TailSource } from './tail-source.ts'
 
 export interface BlobCacheDeps {
   readonly clock: Clock
@@ -162,7 +163,11 @@ export class BlobCache {
       return {
         sizeBytes: spool.sizeBytes ?? 0,
         freshness: { outcome, asOfMs: this.#deps.clock.now() },
-        open: () => reader,
+        open: (position) => {
+          const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
+          if (!isFar || !spool.isKept) return reader
+          return new TailSource({ shared: reader }, { repository, digest: fill.digest })
+        },
         discard: () => reader.close(),
       }
     }

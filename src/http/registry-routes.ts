@@ -214,7 +214,7 @@ export class RegistryRoutes {
     answer: BlobAnswer,
     { headers, part, status }: { headers: Headers; part: ByteRange; status: number },
   ): void | Promise<void> {
-    const bytes = answer.open()
+    const bytes = answer.open(part.first)
     if (Buffer.isBuffer(bytes)) {
       exchange.send(status, headers, bytes.subarray(part.first, part.last + 1))
       return

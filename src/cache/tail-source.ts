@@ -1,0 +1,67 @@
+// A range that lies far ahead of a running download, straight from the upstream. Lazy snapshotters read the end
+// of a layer first; waiting for everything before it would take them minutes. The download itself goes on, and
+// what is kept comes from it alone.
+
+import type { Digest } from '../oci/digest.ts'
+import type { ByteSource } from '../storage/byte-source.ts'
+import type { Repository } from './repositories.ts'
+
+/**
+ * Closer than this a reader waits for the shared download: parallel fetchers ask for neighbouring pieces at
+ * once, and one download for all is what this cache is for.
+ */
+export const FAR_AHEAD_BYTES = 64 * 1024 * 1024
+
+/** Connections in a row that bring nothing. */
+const FRUITLESS_MAX = 3
+
+export class TailSource implements ByteSource {
+  readonly #repository: Repository
+  readonly #digest: Digest
+  /** The shared download: serves an upstream that knows no ranges. */
+  readonly #shared: ByteSource
+  readonly #stop = new AbortController()
+  #chunks: AsyncIterator<Buffer> | undefined
+  #rest: Buffer = Buffer.alloc(0)
+  #knowsRanges = true
+
+  constructor(deps: { shared: ByteSource }, options: { repository: Repository; digest: Digest }) {
+    this.#shared = deps.shared
+    this.#repository = options.repository
+    this.#digest = options.digest
+  }
+
+  async read(position: number, scratch: Buffer): Promise<Buffer> {
+    for (let fruitless = 0; this.#rest.length === 0 && this.#knowsRanges; fruitless++) {
+      try {
+        this.#chunks ??= await this.#open(position)
+        const next = await this.#chunks?.next()
+        if (next && !next.done) this.#rest = next.value
+        else this.#chunks = undefined
+      } catch (error) {
+        this.#chunks = undefined
+        if (fruitless >= FRUITLESS_MAX || this.#stop.signal.aborted) throw error
+      }
+      if (fruitless > FRUITLESS_MAX) throw new Error('the upstream does not send this range')
+    }
+    if (!this.#knowsRanges) return this.#shared.read(position, scratch)
+    const bytes = this.#rest.subarray(0, scratch.length)
+    this.#rest = this.#rest.subarray(bytes.length)
+    return bytes
+  }
+
+  close(): void {
+    this.#stop.abort(new Error('the client left'))
+    this.#shared.close()
+  }
+
+  async #open(offset: number): Promise<AsyncIterator<Buffer> | undefined> {
+    const { name, upstream } = this.#repository
+    const { signal } = this.#stop
+    const { body, startOffset } = await upstream.getBlob(name, this.#digest, { offset, signal })
+    if (startOffset === offset) return body[Symbol.asyncIterator]()
+    body.destroy()
+    this.#knowsRanges = false
+    return undefined
+  }
+}
