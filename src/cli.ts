@@ -25,6 +25,8 @@ export interface CliDeps {
   readonly accessDestination: Destination
   /** Resolves when the process is asked to stop. */
   readonly stopRequested: Promise<string>
+  /** Takes what is to be told of an error that nobody caught. */
+  readonly onBug: (report: (error: unknown) => void) => void
 }
 
 export const EXIT_OK = 0
@@ -83,6 +85,7 @@ async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
   const { configuration, warnings } = loaded
   const { clock, logDestination } = deps
   const logger = createLogger({ clock, destination: logDestination }, configuration.log)
+  deps.onBug((err) => logger.error({ err, isBug: true }, 'an error that nobody caught'))
   for (const warning of warnings) logger.warn(warning)
   try {
     const { accessDestination, digestWorkerUrl, version } = deps

@@ -38,6 +38,12 @@ const exitCode = await runCli(process.argv.slice(2), {
   logDestination,
   accessDestination,
   stopRequested,
+  onBug: (report) => {
+    // One request's bug must not end everybody's downloads; what state it left is checked when it is read.
+    process.on('unhandledRejection', report)
+    process.on('uncaughtException', report)
+  },
 })
 accessDestination.flushSync()
+logDestination.flushSync()
 process.exit(exitCode)
