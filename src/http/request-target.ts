@@ -18,11 +18,6 @@ export type RequestTarget =
   | { readonly kind: 'tags'; readonly name: RepositoryName }
   | { readonly kind: 'referrers'; readonly name: RepositoryName; readonly digest: Digest }
 
-/** The longest real path is a 255 character name with a sha512 digest; ours leaves room for a prefix. */
-const PATH_LENGTH_MAX = 2048
-/** Printable ASCII without `%` and backslash: whatever else a client sends, it is not a name of anything. */
-const PLAIN_PATH = /^[!-$&-[\]-~]*$/
-
 /**
  * @param path the request's path after `/v2/`, without the query
  * @returns undefined for a path that no registry has
@@ -39,21 +34,20 @@ export function parseTarget(path: string): RequestTarget | undefined {
   const name = plain.slice(0, keywordSlash)
   switch (plain.slice(keywordSlash + 1, lastSlash)) {
     case 'manifests':
-      return { kind: 'manifest', name: nameIn(name, path), reference: referenceIn(last) }
+      return { kind: 'manifest', name: nameIn(name), reference: referenceIn(last) }
     case 'blobs':
-      return { kind: 'blob', name: nameIn(name, path), digest: digestIn(last) }
+      return { kind: 'blob', name: nameIn(name), digest: digestIn(last) }
     case 'referrers':
-      return { kind: 'referrers', name: nameIn(name, path), digest: digestIn(last) }
+      return { kind: 'referrers', name: nameIn(name), digest: digestIn(last) }
     case 'tags':
-      return last === 'list' ? { kind: 'tags', name: nameIn(name, path) } : undefined
+      return last === 'list' ? { kind: 'tags', name: nameIn(name) } : undefined
     default:
       return undefined
   }
 }
 
-function nameIn(text: string, path: string): RepositoryName {
-  const isReadable = path.length <= PATH_LENGTH_MAX && PLAIN_PATH.test(path.replace(/%3A/gi, ''))
-  const name = isReadable ? parseRepositoryName(text) : undefined
+function nameIn(text: string): RepositoryName {
+  const name = parseRepositoryName(text)
   if (!name) throw new RegistryError('NAME_INVALID', { detail: { name: text.slice(0, 255) } })
   return name
 }

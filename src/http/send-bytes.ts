@@ -10,7 +10,7 @@ import type { ByteRange } from './range.ts'
 const CHUNK_MAX_BYTES = 512 * 1024
 const CHUNK_MIN_BYTES = 32 * 1024
 /** What the buffers of all running answers may take together. */
-const BUFFERS_MAX_BYTES = 48 * 1024 * 1024
+const BUFFERS_MAX_BYTES = 16 * 1024 * 1024
 const BUFFERS_PER_ANSWER = 2
 
 let answersRunning = 0

@@ -10,7 +10,11 @@ import type { BlobDescriptor, DescriptorCache } from './descriptor-cache.ts'
 
 /** Asking the disk instead takes about a millisecond; waiting longer for a hint is not worth it. */
 const ANSWER_MAX_MS = 100
+/** Silence after which a connection is given up: questions to a hanging Redis must not pile up. */
+const SILENCE_MAX_MS = 1_000
 const RECONNECT_MAX_MS = 5_000
+/** A reason may name a key; an outage has few real ones. */
+const REASONS_MAX = 10
 
 export interface RedisOptionsPlain {
   readonly addresses: readonly { readonly host: string; readonly port: number }[]
@@ -37,8 +41,8 @@ export class RedisDescriptorCache implements DescriptorCache {
   readonly #redis: Redis
   readonly #clock: Clock
   readonly #logger: Logger
-  /** So that an outage is one line in the log and not one for each request. */
-  #reported: string | undefined
+  /** So that each reason of an outage is one line in the log and not one for each request. */
+  readonly #reported = new Set<string>()
 
   constructor(deps: { clock: Clock; logger: Logger }, options: RedisOptionsPlain) {
     this.#clock = deps.clock
@@ -46,9 +50,10 @@ export class RedisDescriptorCache implements DescriptorCache {
     this.#redis = new Redis(connectionOptions(options))
     this.#redis.on('error', (error: Error) => this.#report(error))
     this.#redis.on('ready', () => {
-      if (this.#reported)
+      if (this.#reported.size > 0) {
         this.#logger.info('redis is back; blob descriptors are cached there again')
-      this.#reported = undefined
+      }
+      this.#reported.clear()
     })
   }
 
@@ -90,8 +95,8 @@ export class RedisDescriptorCache implements DescriptorCache {
 
   #report(error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error)
-    if (this.#reported === reason) return
-    this.#reported = reason
+    if (this.#reported.has(reason) || this.#reported.size >= REASONS_MAX) return
+    this.#reported.add(reason)
     this.#logger.warn({ err: error }, 'redis does not answer; blob descriptors are read from disk')
   }
 }
@@ -109,6 +114,7 @@ function connectionOptions(options: RedisOptionsPlain): ConnectionOptions {
     // Requests go to the disk while there is no connection; nothing is queued for later.
     enableOfflineQueue: false,
     maxRetriesPerRequest: 0,
+    socketTimeout: SILENCE_MAX_MS,
     retryStrategy: (attempt) => Math.min(attempt * 200, RECONNECT_MAX_MS),
     ...(options.username === undefined ? {} : { username: options.username }),
     ...(options.password === undefined ? {} : { password: options.password }),

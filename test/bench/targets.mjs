@@ -30,7 +30,11 @@ proxy:
   remoteurl: http://${upstream}
   tagttl: 1h
 `,
-  command: (configFile) => [process.execPath, [layoverMain, 'serve', configFile]],
+  // As `npm start` and the Dockerfile do.
+  command: (configFile) => [
+    process.execPath,
+    ['--max-semi-space-size=4', layoverMain, 'serve', configFile],
+  ],
 }
 
 const dockerRegistry = {
