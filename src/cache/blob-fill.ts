@@ -94,7 +94,7 @@ export class BlobFill {
     try {
       await this.#download()
     } catch (error) {
-      this.#settleOpened?.reject(error)
+      this.#settleOpened?.reject(this.#tellable(error))
       this.#spool?.fail(error instanceof Error ? error : new Error(String(error)))
       if (error instanceof ContentMismatchError) {
         metrics.mismatches.inc({ type: 'blob' })
@@ -109,6 +109,13 @@ export class BlobFill {
       metrics.fillsRunning.dec()
       await this.#release()
     }
+  }
+
+  /** What clients are told that have no headers yet: to them wrong bytes are one more failing upstream. */
+  #tellable(error: unknown): unknown {
+    if (!(error instanceof ContentMismatchError)) return error
+    const { name } = this.repository.upstream
+    return new UpstreamError('bad-response', `${name} sent wrong bytes`, { cause: error })
   }
 
   async #download(): Promise<void> {

@@ -63,7 +63,7 @@ async function copy(
   const buffers = Array.from({ length: BUFFERS_PER_ANSWER }, () =>
     Buffer.allocUnsafeSlow(sizeBytes),
   )
-  const writes: (Promise<void> | undefined)[] = []
+  const writes: Promise<void>[] = []
   for (let position = first, turn = 0; position <= last; turn = (turn + 1) % buffers.length) {
     // The buffer may still be on its way out.
     if ((await Promise.race([writes[turn], closed])) === 'closed') return

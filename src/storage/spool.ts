@@ -336,11 +336,11 @@ export class Spool {
         const left = bytes.length - written
         written += (await this.#handle.write(bytes, written, left, position + written)).bytesWritten
       }
-      this.#fileBytes = position + bytes.length
+      this.#fileBytes = position + written
       this.#digestRun?.advance(this.#fileBytes)
     } catch (error) {
       // What did get written stays readable; the rest of this block reaches readers through memory.
-      this.#fileBytes = position + bytes.length
+      this.#fileBytes = position + written
       this.#digestRun?.advance(this.#fileBytes)
       this.#digestRun?.append(bytes.subarray(written))
       this.#storageError = new StorageError('write', this.#options.file ?? 'memory', error)

@@ -10,7 +10,8 @@ export function storageCheck(paths: StoragePaths): { name: string; run(): Promis
     name: 'storagedriver_filesystem',
     async run() {
       const text = randomUUID()
-      const file = path.join(paths.temporary, 'health')
+      // A name of its own: another check may run at the same time, of this process or of another one.
+      const file = path.join(paths.temporary, `health-${text}`)
       await ensureDirectory(paths.temporary)
       await writeAtomically(paths.temporary, file, text)
       const read = await readSmallFile(file)

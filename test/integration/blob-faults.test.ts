@@ -1,0 +1,276 @@
+// Downloads that go wrong. Whatever an upstream does, a client gets the right bytes, or an end that it notices.
+
+import { open, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import type { Fault, FaultName } from '../support/fake-upstream-faults.ts'
+import { blobFile, startLayover, type Layover } from '../support/layover.ts'
+import { blobOf } from '../support/images.ts'
+
+const NAME = 'library/alpine'
+const MIB = 1024 * 1024
+
+function partFile(layover: Layover, digest: string): string {
+  return join(layover.rootDirectory, 'layover/spool', `${digest.replace(':', '-')}.part`)
+}
+
+describe('a download that breaks', () => {
+  const breaks: [string, FaultName | Fault][] = [
+    ['before the headers, by FIN', 'cut-before-headers'],
+    ['before the headers, by RST', 'reset-before-headers'],
+    ['at byte 0, by FIN', 'cut-at-start'],
+    ['at byte 0, by RST', { cutAtByte: 0, cutBy: 'rst' }],
+    ['in the first chunk, by FIN', 'cut-in-first-chunk'],
+    ['in the first chunk, by RST', { cutAtByte: 100, cutBy: 'rst' }],
+    ['in the middle, by FIN', { cutAtByte: MIB + 17 }],
+    ['in the middle, by RST', { cutAtByte: MIB + 17, cutBy: 'rst' }],
+    ['before the last byte, by FIN', 'cut-at-last-byte'],
+    ['before the last byte, by RST', { cutAtByte: 'last', cutBy: 'rst' }],
+  ]
+
+  it.each(breaks)('%s is resumed, and the client gets everything', async (_, fault) => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'broken')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, fault, { times: 1 })
+    const answer = await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect([answer.status, answer.ending]).toEqual([200, 'complete'])
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+    expect(upstream.count()).toBe(2)
+  })
+
+  it('asks only for what is missing, with a fresh token and a fresh redirect', async () => {
+    const { layover, upstream } = await startLayover({
+      upstream: { auth: 'bearer', redirectBlobs: true },
+    })
+    const blob = blobOf(2 * MIB, 'ranges')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'cdn' }, { cutAtByte: MIB }, { times: 1 })
+    const gate = upstream.gate({ kind: 'cdn' }, { afterBytes: MIB - 1 })
+    const client = await layover.open(`/v2/${NAME}/blobs/${blob.digest}`)
+    await gate.reached
+    upstream.revokeTokens()
+    upstream.expireSignedUrls()
+    gate.release()
+    expect((await client.finish()).body.equals(blob.bytes)).toBe(true)
+    const ranges = upstream.requests
+      .filter(({ kind, status }) => kind === 'cdn' && (status ?? 0) < 300)
+      .map(({ headers }) => headers.range)
+    expect(ranges).toEqual([undefined, `bytes=${MIB}-`])
+    expect(upstream.bytesSent(blob.digest)).toBe(2 * MIB)
+  })
+
+  it('is completed by an upstream that ignores ranges: what was there is skipped', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'no ranges')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, 'range-ignored')
+    upstream.fault({ kind: 'blob' }, { cutAtByte: MIB + 3 }, { times: 1 })
+    const answer = await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+    expect(upstream.count()).toBe(2)
+  })
+
+  it('again and again is completed as long as each attempt brings something', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'again and again')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, { cutAtByte: 200_000 })
+    const answer = await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+    // A connection that breaks may take bytes with it that nobody had read yet.
+    expect(upstream.count()).toBeGreaterThanOrEqual(11)
+    expect(await layover.metric('layover_fill_resumes_total')).toBe(upstream.count() - 1)
+  })
+})
+
+describe('a download that is given up', () => {
+  it('ends short of Content-Length by FIN, keeps the part, and goes on from it later', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(4 * MIB, 'given up')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, { cutAtByte: 2 * MIB }, { times: 1 })
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: MIB })
+    const client = await layover.open(`/v2/${NAME}/blobs/${blob.digest}`)
+    await gate.reached
+    const mend = upstream.fault({ kind: 'blob' }, 'unavailable')
+    gate.release()
+    const answer = await client.finish()
+    expect(answer.header('content-length')).toBe(String(4 * MIB))
+    expect(answer.ending).toBe('fin')
+    expect(answer.body.equals(blob.bytes.subarray(0, answer.body.length))).toBe(true)
+    expect(answer.body.length).toBeGreaterThan(0)
+    expect(await layover.files('docker')).toEqual([])
+    const { size } = await stat(partFile(layover, blob.digest))
+    expect(size).toBeGreaterThanOrEqual(MIB)
+    expect(size).toBeLessThanOrEqual(2 * MIB)
+
+    mend()
+    upstream.reset()
+    const second = await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect(second.body.equals(blob.bytes)).toBe(true)
+    expect(upstream.requests.map(({ headers }) => headers.range)).toEqual([`bytes=${size}-`])
+    expect(upstream.bytesSent(blob.digest)).toBe(4 * MIB - size)
+    await layover.stored(blob.digest)
+  })
+
+  it('says why in the access log and the log', async () => {
+    const { layover, upstream } = await startLayover({ mayLeaveParts: true })
+    const blob = blobOf(MIB, 'reason')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, { cutAtByte: 1000 }, { times: 1 })
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 500 })
+    const client = await layover.open(`/v2/${NAME}/blobs/${blob.digest}`)
+    upstream.fault({ kind: 'blob' }, 'unavailable')
+    gate.release()
+    expect((await client.finish()).ending).toBe('fin')
+    const line = await layover.lastAccessLine()
+    expect(line).toMatchObject({ aborted: true, status: 200, cache: 'miss', sentBytes: 1000 })
+    expect(line['error']).toContain('503')
+    expect(layover.messages()).toContain('a download from the upstream was given up')
+  })
+
+  it.each([
+    ['unavailable', 503, 'UNAVAILABLE'],
+    ['cut-before-headers', 503, 'UNAVAILABLE'],
+    ['rate-limited', 503, 'UNAVAILABLE'],
+    ['not-found', 404, 'BLOB_UNKNOWN'],
+    ['denied', 404, 'BLOB_UNKNOWN'],
+    ['html-404', 404, 'BLOB_UNKNOWN'],
+    ['redirect-loop', 503, 'UNAVAILABLE'],
+    ['not-http', 503, 'UNAVAILABLE'],
+  ] as const)('before it began (%s) is an answer of %i %s', async (fault, status, code) => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(MIB, fault)
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, fault)
+    const answer = await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect(answer.status).toBe(status)
+    expect(JSON.parse(answer.body.toString())).toMatchObject({ errors: [{ code }] })
+    expect(answer.header('retry-after')).toBe(status === 503 ? '5' : undefined)
+    expect(answer.header('content-type')).toBe('application/json')
+  })
+
+  it('tells a client when to come back, if the upstream told us', async () => {
+    const { layover, upstream } = await startLayover()
+    upstream.fault({ kind: 'blob' }, 'rate-limited-60s')
+    const answer = await layover.get(`/v2/${NAME}/blobs/${blobOf(1, 1).digest}`)
+    expect([answer.status, answer.header('retry-after')]).toEqual([503, '60'])
+  })
+})
+
+describe('wrong bytes', () => {
+  it.each([0, MIB, 2 * MIB - 1])(
+    'never reach a client to the end, and are not kept (byte %i flipped)',
+    async (flipByteAt) => {
+      const { layover, upstream } = await startLayover()
+      const blob = blobOf(2 * MIB, 'flipped')
+      upstream.addBlob(NAME, blob)
+      upstream.fault({ kind: 'blob' }, { flipByteAt }, { times: 1 })
+      const path = `/v2/${NAME}/blobs/${blob.digest}`
+      const bad = await layover.get(path)
+      expect(bad.ending).toBe('fin')
+      expect(bad.body.length).toBeLessThan(2 * MIB)
+      const good = await layover.get(path)
+      expect(good.body.equals(blob.bytes)).toBe(true)
+      await layover.stored(blob.digest)
+      expect(upstream.requests.map(({ headers }) => headers.range)).toEqual([undefined, undefined])
+      expect(await layover.metric('layover_digest_mismatches_total{type="blob"}')).toBe(1)
+    },
+  )
+
+  it.each([
+    ['shorter', { truncateTo: 100_000 }],
+    ['shorter and small', 'short-body'],
+    ['longer by a byte', 'long-body'],
+    ['empty', { truncateTo: 0 }],
+    ['a web page', 'html-200'],
+  ] as [string, Fault | FaultName][])('that are %s never end well', async (_, fault) => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(300_000, 'lengths')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, fault, { times: 1 })
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    const bad = await layover.get(path)
+    expect(bad.status === 503 || bad.ending === 'fin').toBe(true)
+    expect(layover.messages()).not.toContain('a request failed')
+    const good = await layover.get(path)
+    expect(good.body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+  })
+
+  it.each([
+    ['too long', { contentLength: 2 * MIB + 5 }],
+    ['too short', { contentLength: MIB }],
+  ] as [string, Fault][])('a Content-Length that is %s never ends well', async (_, fault) => {
+    const { layover, upstream } = await startLayover({ mayLeaveParts: true })
+    const blob = blobOf(2 * MIB, 'content-length')
+    upstream.addBlob(NAME, blob)
+    const mend = upstream.fault({ kind: 'blob' }, fault)
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    const bad = await layover.get(path)
+    expect(bad.ending).toBe('fin')
+    expect(await layover.files('docker')).toEqual([])
+    mend()
+    const good = await layover.get(path)
+    expect(good.body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+  })
+
+  it.each(['range-shifted', 'range-refused'] as const)(
+    'do not come of a resume that is answered with another range (%s)',
+    async (fault) => {
+      const { layover, upstream } = await startLayover({ mayLeaveParts: true })
+      const blob = blobOf(2 * MIB, 'shifted')
+      upstream.addBlob(NAME, blob)
+      upstream.fault({ kind: 'blob' }, { cutAtByte: MIB }, { times: 1 })
+      const mend = upstream.fault({ kind: 'blob' }, fault)
+      const path = `/v2/${NAME}/blobs/${blob.digest}`
+      const bad = await layover.get(path)
+      expect(bad.ending).toBe('fin')
+      expect(bad.body.equals(blob.bytes.subarray(0, bad.body.length))).toBe(true)
+      mend()
+      expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    },
+  )
+
+  it('left in a part on disk are found out, and fetched anew', async () => {
+    const { layover, upstream } = await startLayover({ mayLeaveParts: true })
+    const blob = blobOf(2 * MIB, 'rotten part')
+    upstream.addBlob(NAME, blob)
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: MIB })
+    const client = await layover.open(`/v2/${NAME}/blobs/${blob.digest}`)
+    expect((await client.read(MIB)).length).toBe(MIB)
+    client.leave()
+    await layover.stop()
+    gate.release()
+    const file = await open(partFile(layover, blob.digest), 'r+')
+    await file.write(Buffer.alloc(16), 0, 16, 1000)
+    await file.close()
+    await layover.start()
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    expect((await layover.get(path)).ending).toBe('fin')
+    expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+  })
+
+  it.each([100, 300_000])('are not served from an empty file (%i bytes)', async (sizeBytes) => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(sizeBytes, 'truncated on disk')
+    upstream.addBlob(NAME, blob)
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    await layover.get(path)
+    await layover.stored(blob.digest)
+    await layover.stop()
+    // What a crash without fsync leaves behind: the name, and nothing in it.
+    const file = await open(join(layover.rootDirectory, blobFile(blob.digest)), 'w')
+    await file.close()
+    await layover.start()
+    const answer = await layover.get(path)
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+    const { size } = await stat(join(layover.rootDirectory, blobFile(blob.digest)))
+    expect(size).toBe(sizeBytes)
+  })
+})

@@ -1,0 +1,239 @@
+// The program as operators run it: a process of its own, with arguments, variables and signals.
+
+import { spawn, type ChildProcess } from 'node:child_process'
+import { createServer } from 'node:net'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
+import { openRaw, rawGet } from '../support/http-client.ts'
+import { blobOf } from '../support/images.ts'
+import { makeTempDirectory } from '../support/temp-directory.ts'
+import { waitFor, within } from '../support/wait-for.ts'
+
+const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
+const MIB = 1024 * 1024
+
+class Program {
+  stdout = ''
+  stderr = ''
+  readonly exited: Promise<number | null>
+  readonly #child: ChildProcess
+
+  constructor(args: readonly string[], environment: Readonly<Record<string, string>> = {}) {
+    const env = { PATH: process.env['PATH'] ?? '', ...environment }
+    this.#child = spawn(process.execPath, [MAIN, ...args], { env })
+    this.#child.stdout?.on('data', (part: Buffer) => (this.stdout += part.toString()))
+    this.#child.stderr?.on('data', (part: Buffer) => (this.stderr += part.toString()))
+    this.exited = new Promise((resolve) => this.#child.once('close', (code) => resolve(code)))
+    onTestFinished(async () => {
+      this.#child.kill('SIGKILL')
+      await this.exited
+    })
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.#child.kill(signal)
+  }
+
+  exitCode(): Promise<number | null> {
+    return within('the program to exit', this.exited)
+  }
+
+  /** Where it says that it serves. */
+  url(): Promise<string> {
+    return waitFor('the start line', () => /serving on (http:[^,]+),/.exec(this.stderr)?.[1])
+  }
+}
+
+async function upstreamFor(): Promise<FakeUpstream> {
+  const upstream = await startFakeUpstream()
+  onTestFinished(() => upstream.close())
+  return upstream
+}
+
+async function configurationFile(
+  remoteUrl: string,
+  { root, more = '' }: { root?: string; more?: string } = {},
+): Promise<string> {
+  const directory = await makeTempDirectory()
+  const file = join(directory, 'config.yml')
+  const text = `version: 0.1
+storage: {filesystem: {rootdirectory: ${root ?? join(directory, 'root')}}}
+http: {addr: "127.0.0.1:0"}
+proxy: {remoteurl: "${remoteUrl}", username: somebody, password: a-secret}
+${more}`
+  await writeFile(file, text)
+  return file
+}
+
+describe('serve', () => {
+  it('says in one line what it serves, where, and how to use it', async () => {
+    const upstream = await upstreamFor()
+    const program = new Program(['serve', await configurationFile(upstream.url)])
+    const url = await program.url()
+    expect((await rawGet(`${url}/v2/`)).status).toBe(200)
+    const lines = program.stderr.trim().split('\n')
+    expect(
+      lines.filter((line) => line.includes('Registry configured as a proxy cache to')),
+    ).toEqual([expect.stringContaining(upstream.url)])
+    expect(program.stderr).toContain('registry-mirrors')
+    expect(program.stderr).not.toContain('a-secret')
+    program.kill('SIGTERM')
+    expect(await program.exitCode()).toBe(0)
+    expect(program.stdout).toContain('"GET /v2/ HTTP/1.1" 200 2')
+  })
+
+  it('is what is done without a command, and its file may be named by --config', async () => {
+    const upstream = await upstreamFor()
+    const program = new Program(['--config', await configurationFile(upstream.url)])
+    const other = new Program([await configurationFile(upstream.url)])
+    await Promise.all([program.url(), other.url()])
+  })
+
+  it('starts while the upstream is down', async () => {
+    const upstream = await upstreamFor()
+    await upstream.down()
+    const program = new Program(['serve', await configurationFile(upstream.url)])
+    expect((await rawGet(`${await program.url()}/v2/`)).status).toBe(200)
+  })
+
+  it('heeds REGISTRY_ variables', async () => {
+    const upstream = await upstreamFor()
+    const program = new Program(['serve', await configurationFile('http://127.0.0.1:1')], {
+      REGISTRY_PROXY_REMOTEURL: upstream.url,
+      REGISTRY_LOG_FORMATTER: 'json',
+    })
+    await program.url()
+    expect(program.stderr).toContain(`proxy cache to ${upstream.url}`)
+    expect(program.stderr.startsWith('{"level":"')).toBe(true)
+  })
+
+  it('says that the port is in use, and what to do, and exits with 1', async () => {
+    const server = createServer().listen(0, '127.0.0.1')
+    onTestFinished(() => void server.close())
+    const port = await waitFor('a port', () => {
+      const address = server.address()
+      return typeof address === 'object' && address ? address.port : undefined
+    })
+    const file = await configurationFile('http://127.0.0.1:1')
+    const program = new Program(['serve', file], { REGISTRY_HTTP_ADDR: `127.0.0.1:${port}` })
+    expect(await program.exitCode()).toBe(1)
+    expect(program.stderr).toContain(`cannot listen on 127.0.0.1:${port}`)
+    expect(program.stderr).toContain('another process uses it')
+    expect(program.stderr).not.toContain('    at ')
+  })
+
+  it('says which file it cannot read, and exits with 2', async () => {
+    const program = new Program(['serve', '/nowhere/config.yml'])
+    expect(await program.exitCode()).toBe(2)
+    expect(program.stderr).toContain('cannot read the configuration /nowhere/config.yml')
+  })
+
+  it('starts again with an index that is garbage, at the second try at the latest', async () => {
+    const upstream = await upstreamFor()
+    const root = await makeTempDirectory()
+    const file = await configurationFile(upstream.url, { root })
+    const first = new Program(['serve', file])
+    await first.url()
+    first.kill('SIGTERM')
+    await first.exitCode()
+    await writeFile(join(root, 'layover/index/usage.mdb'), 'x'.repeat(100_000))
+    const crashing = new Program(['serve', file])
+    await Promise.race([crashing.exited, crashing.url()])
+    crashing.kill('SIGKILL')
+    await crashing.exitCode()
+    const last = new Program(['serve', file])
+    expect((await rawGet(`${await last.url()}/v2/`)).status).toBe(200)
+  })
+
+  it('goes on after kill -9 where it stopped', async () => {
+    const upstream = await upstreamFor()
+    const blob = blobOf(8 * MIB, 'killed')
+    upstream.addBlob('library/alpine', blob)
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 4 * MIB })
+    const file = await configurationFile(upstream.url)
+    const first = new Program(['serve', file])
+    const path = `/v2/library/alpine/blobs/${blob.digest}`
+    const client = await openRaw((await first.url()) + path)
+    expect((await client.read(4 * MIB)).length).toBe(4 * MIB)
+    first.kill('SIGKILL')
+    await first.exitCode()
+    gate.release()
+    upstream.reset()
+    const second = new Program(['serve', file])
+    const answer = await rawGet((await second.url()) + path)
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+    expect(upstream.bytesSent(blob.digest)).toBe(4 * MIB)
+  })
+})
+
+describe('SIGTERM', () => {
+  it('lets a download that is being served end, and exits with 0', async () => {
+    const upstream = await upstreamFor()
+    const blob = blobOf(2 * MIB, 'drain')
+    upstream.addBlob('library/alpine', blob)
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: MIB })
+    const program = new Program(['serve', await configurationFile(upstream.url)])
+    const client = await openRaw(`${await program.url()}/v2/library/alpine/blobs/${blob.digest}`)
+    program.kill('SIGTERM')
+    await waitFor('the program to say so', () => program.stderr.includes('SIGTERM: finishing'))
+    gate.release()
+    // The client keeps its connection: that must not hold up the stop.
+    expect((await client.read(2 * MIB)).equals(blob.bytes)).toBe(true)
+    expect(await program.exitCode()).toBe(0)
+    expect(program.stderr).toContain('stopped')
+    client.leave()
+  })
+
+  it('sent again ends it at once', async () => {
+    const upstream = await upstreamFor()
+    const blob = blobOf(2 * MIB, 'at once')
+    upstream.addBlob('library/alpine', blob)
+    upstream.gate({ kind: 'blob' }, { afterBytes: MIB })
+    const program = new Program(['serve', await configurationFile(upstream.url)])
+    const client = await openRaw(`${await program.url()}/v2/library/alpine/blobs/${blob.digest}`)
+    program.kill('SIGTERM')
+    await waitFor('the program to say so', () => program.stderr.includes('SIGTERM: finishing'))
+    program.kill('SIGTERM')
+    expect(await program.exitCode()).toBe(130)
+    client.leave()
+  })
+})
+
+describe('check-config', () => {
+  it('prints the effective configuration, without secrets, and exits with 0', async () => {
+    const program = new Program(['check-config', await configurationFile('http://127.0.0.1:1')])
+    expect(await program.exitCode()).toBe(0)
+    expect(program.stdout).toContain('remoteurl: http://127.0.0.1:1')
+    expect(program.stdout).toContain('tagttl: 1m0s')
+    expect(program.stdout + program.stderr).not.toContain('a-secret')
+  })
+
+  it('prints every mistake with its path, and exits with 2', async () => {
+    const more = 'log: {level: loud}\ncatalog: {maxentries: many}\n'
+    const program = new Program(['check-config', await configurationFile('nonsense', { more })])
+    expect(await program.exitCode()).toBe(2)
+    for (const path of ['log.level', 'catalog.maxentries', 'proxy.remoteurl']) {
+      expect(program.stderr).toContain(path)
+    }
+    expect(program.stdout).toBe('')
+  })
+})
+
+describe('the other commands', () => {
+  it('print the version', async () => {
+    for (const args of [['version'], ['--version']]) {
+      const program = new Program(args)
+      expect(await program.exitCode()).toBe(0)
+      expect(program.stdout).toMatch(/\d+\.\d+\.\d+\n$/)
+    }
+  })
+
+  it('refuse what nobody knows with 2', async () => {
+    const program = new Program(['serve', '--unheard-of'])
+    expect(await program.exitCode()).toBe(2)
+    expect(program.stderr).toContain('--unheard-of')
+  })
+})

@@ -1,0 +1,234 @@
+// Bytes are shared by digest, rights are not: what one repository holds is nobody else's to see.
+
+import { describe, expect, it } from 'vitest'
+import { startLayover } from '../support/layover.ts'
+import { blobOf, buildImage, buildIndex, descriptorOf, manifestFrom } from '../support/images.ts'
+import { MEDIA_TYPES } from '../../src/oci/manifest.ts'
+import { waitFor } from '../support/wait-for.ts'
+
+const PRIVATE = 'team/private'
+const OTHER = 'team/other'
+const MIB = 1024 * 1024
+
+describe('a blob stored through one repository', () => {
+  it.each([1000, MIB])('is 404 under another that does not have it (%i bytes)', async (size) => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(size, 'private')
+    upstream.addBlob(PRIVATE, blob)
+    upstream.addBlob(OTHER, blobOf(1, 'something else'))
+    await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await layover.stored(blob.digest)
+    for (const method of ['GET', 'HEAD', 'GET']) {
+      const answer = await layover.get(`/v2/${OTHER}/blobs/${blob.digest}`, { method })
+      expect(answer.status).toBe(404)
+      expect(answer.body.includes(blob.bytes.subarray(0, 64))).toBe(false)
+    }
+    expect(upstream.count({ repository: OTHER, method: 'HEAD' })).toBe(3)
+    expect(upstream.count({ repository: OTHER, method: 'GET' })).toBe(0)
+  })
+
+  it.each([1000, MIB])(
+    'is served under another after one HEAD under its name (%i bytes)',
+    async (size) => {
+      const { layover, upstream } = await startLayover()
+      const blob = blobOf(size, 'shared')
+      upstream.addBlob(PRIVATE, blob)
+      upstream.addBlob(OTHER, blob)
+      await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+      await layover.stored(blob.digest)
+      for (let round = 0; round < 3; round++) {
+        const answer = await layover.get(`/v2/${OTHER}/blobs/${blob.digest}`)
+        expect(answer.body.equals(blob.bytes)).toBe(true)
+      }
+      expect(upstream.count({ repository: OTHER })).toBe(1)
+      expect(upstream.count({ repository: OTHER, method: 'HEAD' })).toBe(1)
+      expect(upstream.bytesSent(blob.digest)).toBe(size)
+    },
+  )
+
+  it('is served under another without a question if a manifest of that one names it', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage({ layers: [MIB] })
+    const [layer] = image.layers
+    if (!layer) throw new Error('an image without a layer')
+    upstream.addBlob(PRIVATE, layer)
+    upstream.addImage(OTHER, '1', image)
+    await layover.get(`/v2/${PRIVATE}/blobs/${layer.digest}`)
+    await layover.stored(layer.digest)
+    await layover.get(`/v2/${OTHER}/manifests/1`)
+    upstream.reset()
+    const answer = await layover.get(`/v2/${OTHER}/blobs/${layer.digest}`)
+    expect(answer.body.equals(layer.bytes)).toBe(true)
+    expect(upstream.count()).toBe(0)
+  })
+
+  it('stays out of reach when the upstream cannot be asked', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(MIB, 'unasked')
+    upstream.addBlob(PRIVATE, blob)
+    await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await layover.stored(blob.digest)
+    upstream.fault({ repository: OTHER }, 'unavailable')
+    for (const method of ['GET', 'HEAD']) {
+      const answer = await layover.get(`/v2/${OTHER}/blobs/${blob.digest}`, { method })
+      expect(answer.status).toBe(503)
+    }
+    expect((await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)).status).toBe(200)
+  })
+
+  it('is served under its own name after a restart, without a question', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(MIB, 'restart')
+    upstream.addBlob(PRIVATE, blob)
+    await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await layover.stored(blob.digest)
+    await layover.restart()
+    upstream.reset()
+    expect((await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)).status).toBe(200)
+    expect((await layover.get(`/v2/${OTHER}/blobs/${blob.digest}`)).status).toBe(404)
+    expect(upstream.count({ repository: PRIVATE })).toBe(0)
+  })
+})
+
+describe('a download that is under way', () => {
+  it('is not joined by a repository that does not have the blob', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'running')
+    upstream.addBlob(PRIVATE, blob)
+    const gate = upstream.gate({ kind: 'blob', method: 'GET' }, { afterBytes: MIB })
+    const client = await layover.open(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await client.read(1000)
+    const stranger = await layover.get(`/v2/${OTHER}/blobs/${blob.digest}`)
+    expect(stranger.status).toBe(404)
+    gate.release()
+    expect((await client.finish()).ending).toBe('complete')
+    expect(upstream.count({ repository: OTHER, method: 'HEAD' })).toBe(1)
+    expect(upstream.count({ method: 'GET' })).toBe(1)
+    await layover.stored(blob.digest)
+    const links = (await layover.files('docker')).filter((file) => file.includes('_layers'))
+    expect(links.every((file) => file.includes(PRIVATE))).toBe(true)
+  })
+
+  it('is joined by a repository that has the blob, and linked in both', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'joined')
+    upstream.addBlob(PRIVATE, blob)
+    upstream.addBlob(OTHER, blob)
+    const gate = upstream.gate({ kind: 'blob', method: 'GET' }, { afterBytes: MIB })
+    const one = await layover.open(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    const two = await layover.open(`/v2/${OTHER}/blobs/${blob.digest}`)
+    expect([two.status, two.header('cache-status')]).toEqual([
+      200,
+      'layover; fwd=uri-miss; collapsed',
+    ])
+    gate.release()
+    expect((await one.finish()).body.equals(blob.bytes)).toBe(true)
+    expect((await two.finish()).body.equals(blob.bytes)).toBe(true)
+    expect(upstream.count({ method: 'GET' })).toBe(1)
+    await waitFor('both links', async () => {
+      const links = (await layover.files('docker')).filter((file) => file.includes('_layers'))
+      return links.length === 2
+    })
+  })
+
+  it('survives that the repository which began it is refused', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(2 * MIB, 'refused')
+    upstream.addBlob(OTHER, blob)
+    upstream.fault({ repository: PRIVATE }, 'denied')
+    const gate = upstream.gate({ repository: PRIVATE })
+    const refused = layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await gate.reached
+    const right = layover.get(`/v2/${OTHER}/blobs/${blob.digest}`)
+    await waitFor('the other to ask', () => upstream.count({ repository: OTHER }) === 1)
+    gate.release()
+    expect((await refused).status).toBe(404)
+    const answer = await right
+    expect(answer.status).toBe(200)
+    expect(answer.body.equals(blob.bytes)).toBe(true)
+  })
+})
+
+describe('a manifest stored through one repository', () => {
+  it('is 404 by digest under another that does not have it', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    upstream.addImage(PRIVATE, '1', image)
+    await layover.get(`/v2/${PRIVATE}/manifests/1`)
+    const path = `/v2/${OTHER}/manifests/${image.manifest.digest}`
+    for (const method of ['GET', 'HEAD']) {
+      expect((await layover.get(path, { method })).status).toBe(404)
+    }
+    expect(upstream.count({ repository: OTHER, method: 'GET' })).toBe(0)
+  })
+
+  it('is served under another after one HEAD under its name', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    upstream.addImage(PRIVATE, '1', image)
+    upstream.addImage(OTHER, undefined, image)
+    await layover.get(`/v2/${PRIVATE}/manifests/1`)
+    const path = `/v2/${OTHER}/manifests/${image.manifest.digest}`
+    for (let round = 0; round < 2; round++) {
+      expect((await layover.get(path)).body.equals(image.manifest.bytes)).toBe(true)
+    }
+    const asked = upstream.requests.filter(({ repository }) => repository === OTHER)
+    expect(asked.map(({ method }) => method)).toEqual(['HEAD'])
+  })
+
+  it('is served under another also where the upstream refuses HEAD', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    upstream.addImage(PRIVATE, '1', image)
+    upstream.addImage(OTHER, undefined, image)
+    upstream.fault({ method: 'HEAD' }, 'no-head')
+    await layover.get(`/v2/${PRIVATE}/manifests/1`)
+    const answer = await layover.get(`/v2/${OTHER}/manifests/${image.manifest.digest}`)
+    expect(answer.status).toBe(200)
+    expect(answer.body.equals(image.manifest.bytes)).toBe(true)
+  })
+
+  it('is served under another without a question if an index of that one names it', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    const index = buildIndex([image])
+    upstream.addImage(PRIVATE, '1', image)
+    upstream.addImage(OTHER, '1', index)
+    await layover.get(`/v2/${PRIVATE}/manifests/1`)
+    await layover.get(`/v2/${OTHER}/manifests/1`)
+    upstream.reset()
+    const answer = await layover.get(`/v2/${OTHER}/manifests/${image.manifest.digest}`)
+    expect(answer.status).toBe(200)
+    expect(upstream.count()).toBe(0)
+  })
+
+  it('is no blob of that repository, nor is one of its blobs a manifest', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    upstream.addImage(PRIVATE, '1', image)
+    await layover.get(`/v2/${PRIVATE}/manifests/1`)
+    await layover.get(`/v2/${PRIVATE}/blobs/${image.config.digest}`)
+    await layover.stored(image.config.digest)
+    const asBlob = await layover.get(`/v2/${PRIVATE}/blobs/${image.manifest.digest}`)
+    const asManifest = await layover.get(`/v2/${PRIVATE}/manifests/${image.config.digest}`)
+    expect([asBlob.status, asManifest.status]).toEqual([404, 404])
+  })
+
+  it('cannot be had by a blob that looks like a manifest', async () => {
+    const { layover, upstream } = await startLayover()
+    // Stored as a blob under a name that anybody may write to; its bytes are a manifest.
+    const secret = blobOf(1000, 'secret layer')
+    const fake = manifestFrom(MEDIA_TYPES.ociManifest, {
+      config: descriptorOf('application/json', blobOf(2, 'config')),
+      layers: [descriptorOf('application/octet-stream', secret)],
+    })
+    upstream.addBlob(PRIVATE, secret)
+    upstream.addBlob(OTHER, fake)
+    await layover.get(`/v2/${PRIVATE}/blobs/${secret.digest}`)
+    await layover.get(`/v2/${OTHER}/blobs/${fake.digest}`)
+    await layover.stored(secret.digest)
+    await layover.stored(fake.digest)
+    expect((await layover.get(`/v2/${OTHER}/manifests/${fake.digest}`)).status).toBe(404)
+    expect((await layover.get(`/v2/${OTHER}/blobs/${secret.digest}`)).status).toBe(404)
+  })
+})

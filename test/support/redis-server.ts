@@ -1,0 +1,97 @@
+// A Redis server of the test's own: on a free port, in memory only, ended by its process id.
+
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
+import { Redis } from 'ioredis'
+import { onTestFinished } from 'vitest'
+import { makeTempDirectory } from './temp-directory.ts'
+import { waitFor } from './wait-for.ts'
+
+export const hasRedisServer = spawnSync('redis-server', ['--version']).status === 0
+
+export interface RedisServerOptions {
+  readonly password?: string | undefined
+  /** Default: a free one. */
+  readonly port?: number
+}
+
+export class RedisServer {
+  readonly port: number
+  readonly #process: ChildProcess
+  readonly #password: string | undefined
+
+  private constructor(port: number, process: ChildProcess, password: string | undefined) {
+    this.port = port
+    this.#process = process
+    this.#password = password
+  }
+
+  /** Starts a server that ends with the running test, if not before, and waits until it answers. */
+  static async start({ password, port }: RedisServerOptions = {}): Promise<RedisServer> {
+    const directory = await makeTempDirectory()
+    const chosen = port ?? (await freePort())
+    const address = ['--port', `${chosen}`, '--bind', '127.0.0.1', '--dir', directory]
+    const keepNothing = ['--save', '', '--appendonly', 'no']
+    const secret = password === undefined ? [] : ['--requirepass', password]
+    const child = spawn('redis-server', [...address, ...keepNothing, ...secret], {
+      stdio: 'ignore',
+    })
+    const server = new RedisServer(chosen, child, password)
+    onTestFinished(() => server.stop())
+    await waitFor('redis to answer', async () => {
+      if (child.exitCode !== null) throw new Error(`redis ended with ${child.exitCode}`)
+      return (await server.ask((redis) => redis.ping()).catch(() => '')) === 'PONG'
+    })
+    return server
+  }
+
+  get address(): { host: string; port: number } {
+    return { host: '127.0.0.1', port: this.port }
+  }
+
+  /** Talks to the server on a connection of its own. */
+  async ask<T>(question: (redis: Redis) => Promise<T>): Promise<T> {
+    const redis = new Redis({
+      ...this.address,
+      lazyConnect: true,
+      retryStrategy: () => null,
+      ...(this.#password === undefined ? {} : { password: this.#password }),
+    })
+    // Whoever asks is told by the rejected promise.
+    redis.on('error', () => undefined)
+    try {
+      await redis.connect()
+      return await question(redis)
+    } finally {
+      redis.disconnect()
+    }
+  }
+
+  /** Keeps its connections and its port, and says nothing any more. */
+  hang(): void {
+    this.#process.kill('SIGSTOP')
+  }
+
+  goOn(): void {
+    this.#process.kill('SIGCONT')
+  }
+
+  /** Ends at once, as in a crash. Idempotent. */
+  async stop(): Promise<void> {
+    if (this.#process.exitCode !== null || this.#process.signalCode !== null) return
+    const exited = once(this.#process, 'exit')
+    this.#process.kill('SIGKILL')
+    await exited
+  }
+}
+
+/** @returns a port on which nobody listens now */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  server.close()
+  await once(server, 'close')
+  return port
+}
