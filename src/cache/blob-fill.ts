@@ -83,7 +83,9 @@ export class BlobFill {
 
   /** Ends the download; what has arrived is kept for the next start. */
   async stop(): Promise<void> {
-    this.#stop.abort(new Error('the cache is stopping'))
+    const reason = new Error('the cache is stopping')
+    this.#stop.abort(reason)
+    this.#spool?.fail(reason)
     await this.ended
   }
 
@@ -119,8 +121,14 @@ export class BlobFill {
   }
 
   async #download(): Promise<void> {
-    let blob: UpstreamBlob | undefined = await this.#firstAnswer()
-    const spool = await this.#openSpool(blob)
+    const first = await this.#firstAnswer()
+    const spool = await this.#openSpool(first)
+    let blob: UpstreamBlob | undefined = first
+    if (spool.receivedBytes < first.startOffset) {
+      // The part file went away in between: the rest alone is of no use.
+      first.body.destroy()
+      blob = undefined
+    }
     let fruitless = 0
     for (let attempts = 1; ; attempts++) {
       const before = spool.receivedBytes

@@ -43,6 +43,18 @@ export async function ensureDirectory(directory: string): Promise<void> {
   }
 }
 
+/** As `ensureDirectory`, for a directory of which nothing is worth keeping: what is in its place has to go. */
+export async function ensureOwnDirectory(directory: string): Promise<void> {
+  try {
+    await ensureDirectory(directory)
+  } catch (error) {
+    const code = systemCode(error instanceof Error ? error.cause : undefined)
+    if (code !== 'EEXIST' && code !== 'ENOTDIR') throw error
+    await removeTree(directory)
+    await ensureDirectory(directory)
+  }
+}
+
 /** @returns undefined when the file is not there */
 export async function readSmallFile(file: string): Promise<Buffer | undefined> {
   try {

@@ -7,7 +7,7 @@ import type { Clock } from '../clock.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import type { Digester } from './digester.ts'
 import {
-  ensureDirectory,
+  ensureOwnDirectory,
   isAbsent,
   listDirectory,
   removeFile,
@@ -45,8 +45,8 @@ export class SpoolDirectory {
   /** Makes the directories, finds what was left unfinished, and sweeps what a crash left behind. */
   async start(): Promise<void> {
     const { paths } = this.#deps
-    await ensureDirectory(paths.spool)
-    await ensureDirectory(paths.temporary)
+    await ensureOwnDirectory(paths.spool)
+    await ensureOwnDirectory(paths.temporary)
     for (const { name } of await listDirectory(paths.temporary)) {
       await removeTree(path.join(paths.temporary, name))
     }

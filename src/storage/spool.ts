@@ -131,7 +131,9 @@ export class Spool {
 
   /** Whether what has been received is in a file from which a later attempt can go on. */
   get isResumable(): boolean {
-    return this.#fileBytes > 0 && !(this.#failure instanceof ContentMismatchError)
+    if (this.#failure instanceof ContentMismatchError) return false
+    // Complete but refused by the disk, or cut short by it: keeping the part would keep the disk full.
+    return this.#fileBytes > 0 && !this.#verified && this.#storageError === undefined
   }
 
   /** Whether the bytes are where they belong, and the spool's file is gone. */

@@ -2,13 +2,19 @@
 // index that is lost, torn or from another version is thrown away and rebuilt by scanning, while serving.
 // The engine is lmdb: transactions survive `kill -9`, and opening a million entries takes milliseconds.
 
-import { rm } from 'node:fs/promises'
 import path from 'node:path'
 import { open, type RootDatabase } from 'lmdb'
 import type { Logger } from 'pino'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import { ensureDirectory, readSmallFile, removeFile, writeAtomically } from './filesystem.ts'
+import {
+  ensureDirectory,
+  readSmallFile,
+  removeFile,
+  removeTree,
+  writeAtomically,
+} from './filesystem.ts'
+import { isLmdbFileSound } from './lmdb-file.ts'
 import type { StoragePaths } from './paths.ts'
 import type { LinkKind } from './repository-index.ts'
 
@@ -35,8 +41,7 @@ const CHUNK_ENTRIES = 2_000
 export class UsageIndex {
   readonly #database: RootDatabase<StoredValue | number, string>
 
-  private constructor(paths: StoragePaths) {
-    const file = path.join(paths.index, 'usage.mdb')
+  private constructor(file: string) {
     this.#database = open<StoredValue | number, string>({ path: file })
     const format = this.#database.get(COMPLETE_KEY)
     if (format !== undefined && format !== FORMAT) {
@@ -45,33 +50,33 @@ export class UsageIndex {
   }
 
   /**
-   * Opens the index. What cannot be read is discarded: a marker file tells an index whose reading has
-   * crashed the whole process before (a truncated memory map does), so that this happens once at most.
+   * Opens the index. What cannot be read is discarded. A damaged map can end the whole process without an
+   * exception; a marker file tells that this has happened, so that it happens once at most.
    */
   static async open(deps: { paths: StoragePaths; logger: Logger }): Promise<UsageIndex> {
     const { logger, paths } = deps
     const marker = path.join(paths.index, 'opening')
-    if (await readSmallFile(marker)) {
-      logger.warn('the last attempt to open the index did not come back; it is rebuilt')
-      await discard(paths)
-    }
-    try {
-      await ensureDirectory(paths.index)
-    } catch (error) {
-      logger.warn({ err: error }, 'there is no directory for the index; it is rebuilt')
-      await discard(paths)
+    const startOver = async (reason: unknown): Promise<void> => {
+      logger.warn({ err: reason }, 'the index of last uses cannot be read; it is rebuilt')
+      await removeTree(paths.index)
       await ensureDirectory(paths.index)
     }
+    const crashed = await readSmallFile(marker).then(
+      (bytes) => bytes !== undefined,
+      () => true,
+    )
+    if (crashed) await startOver(new Error('the last attempt to read it ended the process'))
+    await ensureDirectory(paths.index).catch(startOver)
+    const file = fileIn(paths)
+    if (!(await isLmdbFileSound(file))) await startOver(new Error(`${file} is damaged`))
     await writeAtomically(paths.temporary, marker, 'removed when the index has been read once\n')
     let index: UsageIndex
     try {
-      index = new UsageIndex(paths)
+      index = new UsageIndex(file)
       for await (const entry of index.entries()) void entry
     } catch (error) {
-      logger.warn({ err: error }, 'the index cannot be read; it is rebuilt')
-      await discard(paths)
-      await ensureDirectory(paths.index)
-      index = new UsageIndex(paths)
+      await startOver(error)
+      index = new UsageIndex(file)
     }
     await removeFile(marker)
     return index
@@ -137,8 +142,8 @@ export class UsageIndex {
   }
 }
 
-async function discard(paths: StoragePaths): Promise<void> {
-  await rm(paths.index, { recursive: true, force: true })
+function fileIn(paths: StoragePaths): string {
+  return path.join(paths.index, 'usage.mdb')
 }
 
 function keyOf(digest: Digest, repository: RepositoryName | undefined): string {
