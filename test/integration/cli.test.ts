@@ -43,7 +43,14 @@ class Program {
 
   /** Where it says that it serves. */
   url(): Promise<string> {
-    return waitFor('the start line', () => /serving on (http:[^,]+),/.exec(this.stderr)?.[1])
+    return waitFor(
+      'the start line',
+      () => {
+        if (this.#child.exitCode !== null) throw new Error(`it has exited: ${this.stderr}`)
+        return /serving on (http:[^,]+),/.exec(this.stderr)?.[1]
+      },
+      { deadlineMs: 20_000 },
+    )
   }
 }
 
@@ -131,7 +138,7 @@ describe('serve', () => {
     expect(program.stderr).toContain('cannot read the configuration /nowhere/config.yml')
   })
 
-  it('starts again with an index that is garbage, at the second try at the latest', async () => {
+  it('starts with an index that is garbage', async () => {
     const upstream = await upstreamFor()
     const root = await makeTempDirectory()
     const file = await configurationFile(upstream.url, { root })
@@ -140,10 +147,6 @@ describe('serve', () => {
     first.kill('SIGTERM')
     await first.exitCode()
     await writeFile(join(root, 'layover/index/usage.mdb'), 'x'.repeat(100_000))
-    const crashing = new Program(['serve', file])
-    await Promise.race([crashing.exited, crashing.url()])
-    crashing.kill('SIGKILL')
-    await crashing.exitCode()
     const last = new Program(['serve', file])
     expect((await rawGet(`${await last.url()}/v2/`)).status).toBe(200)
   })

@@ -195,6 +195,20 @@ describe('a disk that refuses', () => {
     expect((await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)).ending).toBe('complete')
   })
 
+  it.each(['spool', 'temporary', 'index'])(
+    'is no reason not to start: a file in the place of our %s',
+    async (directory) => {
+      const { layover, upstream } = await startLayover()
+      const blob = blobOf(MIB, 'in the way')
+      upstream.addBlob(NAME, blob)
+      await layover.stop()
+      await breakDirectory(layover, `layover/${directory}`)
+      await layover.start()
+      expect((await layover.get(`/v2/${NAME}/blobs/${blob.digest}`)).ending).toBe('complete')
+      await layover.stored(blob.digest)
+    },
+  )
+
   it('of which everything of ours was deleted loses no content', async () => {
     const { layover, upstream } = await startLayover()
     const blob = blobOf(MIB, 'ours deleted')

@@ -2,6 +2,7 @@
 // `E2E_SUBJECT=registry` puts docker-registry in proxy mode in its place, to compare: what fails then is
 // what Layover does better.
 
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
 import { freePort } from './loopback-server.ts'
@@ -70,6 +71,12 @@ export class Cache {
     await this.#daemon.start()
   }
 
+  /** The most memory that the process has had so far, in bytes. Linux only. */
+  get peakMemoryBytes(): number {
+    const status = readFileSync(`/proc/${this.#daemon.pid}/status`, 'utf8')
+    return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024
+  }
+
   accessLines(): AccessLine[] {
     const lines = this.#daemon.log().split('\n')
     return lines.filter((line) => line.includes('"msg":"access"')).map((line) => JSON.parse(line))
@@ -79,5 +86,8 @@ export class Cache {
 function subject(config: string): Pick<DaemonOptions, 'command' | 'args'> {
   return IS_COMPARISON
     ? { command: 'docker-registry', args: ['serve', config] }
-    : { command: process.execPath, args: ['--enable-source-maps', PROGRAM_PATH, 'serve', config] }
+    : {
+        command: process.execPath,
+        args: ['--max-semi-space-size=4', PROGRAM_PATH, 'serve', config],
+      }
 }

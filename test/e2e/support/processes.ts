@@ -107,6 +107,11 @@ export class Daemon {
     return daemon
   }
 
+  /** Undefined before the first start. */
+  get pid(): number | undefined {
+    return this.#child?.pid
+  }
+
   /** Starts it again, after `stop` or `kill`. */
   async start(): Promise<void> {
     const { name, command, args, environment, isReady } = this.#options
