@@ -43,6 +43,8 @@ interface RunningFill {
 export class BlobCache {
   readonly #deps: BlobCacheDeps
   readonly #fills = new Map<Digest, RunningFill>()
+  /** Downloads for one client each, beside one that can't be joined. */
+  readonly #unshared = new Set<BlobFill>()
   readonly #questions = new InFlight<string, { sizeBytes: number | undefined }>()
 
   constructor(deps: BlobCacheDeps) {
@@ -64,7 +66,8 @@ export class BlobCache {
 
   /** Ends all downloads; what they have received is kept for the next start. */
   async stop(): Promise<void> {
-    await Promise.all([...this.#fills.values()].map(({ fill }) => fill.stop()))
+    const shared = [...this.#fills.values()].map(({ fill }) => fill)
+    await Promise.all([...shared, ...this.#unshared].map((fill) => fill.stop()))
   }
 
   /** The bytes are gone from the disk. */
@@ -179,6 +182,8 @@ export class BlobCache {
     // The disk failed, and what this client needs first is no longer in memory: it gets a download of its own.
     const options = { ...this.#fillOptions(repository, fill.digest), isKept: false }
     const own = new BlobFill({ ...this.#deps, onStored: async () => undefined }, options)
+    this.#unshared.add(own)
+    void own.ended.then(() => this.#unshared.delete(own))
     return this.#answerFromFill(repository, own, 'bypass')
   }
 

@@ -52,7 +52,7 @@ export class RegistryRoutes {
 
   /** Whether a request is for these routes. */
   matches(url: string): boolean {
-    return url.startsWith(this.#base) || url === this.#base.slice(0, -1)
+    return url.startsWith(this.#base) || pathOf(url) === this.#base.slice(0, -1)
   }
 
   /**
@@ -63,9 +63,9 @@ export class RegistryRoutes {
   handle(exchange: Exchange): void | Promise<void> {
     const { method, url = '' } = exchange.request
     if (method !== 'GET' && method !== 'HEAD') throw new RegistryError('UNSUPPORTED')
-    const queryAt = url.indexOf('?')
-    const path = queryAt < 0 ? url : url.slice(0, queryAt)
-    const query = queryAt < 0 ? undefined : new URLSearchParams(url.slice(queryAt + 1))
+    const path = pathOf(url)
+    const query =
+      path.length < url.length ? new URLSearchParams(url.slice(path.length + 1)) : undefined
     if (path.length < this.#base.length) {
       exchange.send(301, { Location: this.#base })
       return
@@ -302,6 +302,11 @@ export class RegistryRoutes {
   #link(path: string, parameters: URLSearchParams): string {
     return `<${this.#base}${path}?${parameters.toString()}>; rel="next"`
   }
+}
+
+function pathOf(url: string): string {
+  const queryAt = url.indexOf('?')
+  return queryAt < 0 ? url : url.slice(0, queryAt)
 }
 
 function pageQuery({ count, last }: Page): URLSearchParams {

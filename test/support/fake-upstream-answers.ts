@@ -151,7 +151,8 @@ function referrersAnswer(
     const { annotations } = json
     return [{ mediaType, size: bytes.length, digest, artifactType, annotations }]
   })
-  const start = page * referrersPerPage
+  // Infinity for "all on the first page": times 0 it is not a number.
+  const start = page === 0 ? 0 : page * referrersPerPage
   const manifests = all.slice(start, start + referrersPerPage)
   const query = new URLSearchParams(url.searchParams)
   query.set('page', String(page + 1))
