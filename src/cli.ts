@@ -14,7 +14,7 @@ export interface CliDeps {
   readonly clock: Clock
   readonly environment: Readonly<Record<string, string | undefined>>
   readonly version: string
-  readonly digestWorkerUrl: URL
+  readonly storageWorkerUrl: URL
   /** Used when neither the call nor the environment names a file. */
   readonly defaultConfigurationPath: string
   /** For what the user asked to see. */
@@ -88,13 +88,13 @@ async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
   deps.onBug((err) => logger.error({ err, isBug: true }, 'an error that nobody caught'))
   for (const warning of warnings) logger.warn(warning)
   try {
-    const { accessDestination, digestWorkerUrl, version } = deps
+    const { accessDestination, storageWorkerUrl, version } = deps
     const userAgent = `layover/${version}`
     const service = await startService(configuration, {
       clock,
       logger,
       accessDestination,
-      digestWorkerUrl,
+      storageWorkerUrl,
       userAgent,
     })
     logger.info(startLine(configuration, service.url))

@@ -31,7 +31,7 @@ const exitCode = await runCli(process.argv.slice(2), {
   clock: systemClock,
   environment: process.env,
   version,
-  digestWorkerUrl: new URL('./storage/digest-worker.js', import.meta.url),
+  storageWorkerUrl: new URL('./storage/storage-worker.js', import.meta.url),
   defaultConfigurationPath: fileURLToPath(new URL('../proxy.yml', import.meta.url)),
   print: (text) => void process.stdout.write(text),
   complain: (text) => void process.stderr.write(text),

@@ -30,10 +30,12 @@ import {
   type DescriptorCache,
 } from './storage/descriptor-cache.ts'
 import { Digester } from './storage/digester.ts'
+import { FileWriter } from './storage/file-writer.ts'
 import { StoragePaths } from './storage/paths.ts'
 import { RedisDescriptorCache } from './storage/redis-descriptor-cache.ts'
 import { RepositoryIndex } from './storage/repository-index.ts'
 import { SpoolDirectory } from './storage/spool-directory.ts'
+import { StorageThread } from './storage/storage-thread.ts'
 import { storageCheck } from './storage/storage-check.ts'
 import { UsageIndex } from './storage/usage-index.ts'
 import { AccessLog } from './telemetry/access-log.ts'
@@ -49,8 +51,8 @@ export interface ServiceDeps {
   readonly clock: Clock
   readonly logger: Logger
   readonly accessDestination: DestinationStream
-  /** The compiled worker: see storage/digester.ts. */
-  readonly digestWorkerUrl: URL
+  /** The compiled worker: see storage/storage-thread.ts. */
+  readonly storageWorkerUrl: URL
   /** For the upstream's logs: `layover/1.2.3`. */
   readonly userAgent: string
 }
@@ -75,9 +77,11 @@ export async function startService(
 
   // Bytes at rest. The spool makes the directories, the index opens in milliseconds or is rebuilt later.
   const paths = new StoragePaths(storageOptions.rootDirectory)
-  const blobStore = new BlobStore({ paths })
-  const index = new RepositoryIndex({ paths })
-  const digester = new Digester({ workerUrl: deps.digestWorkerUrl })
+  const thread = new StorageThread({ workerUrl: deps.storageWorkerUrl })
+  const writer = new FileWriter({ thread, paths })
+  const blobStore = new BlobStore({ paths, writer })
+  const index = new RepositoryIndex({ paths, writer })
+  const digester = new Digester({ thread })
   const storage = new StorageGuard({ logger, metrics })
   const spools = new SpoolDirectory({
     paths,
@@ -86,12 +90,12 @@ export async function startService(
     onStorageFailure: (error) => storage.report(error),
   })
   await spools.start()
-  const usage = await UsageIndex.open({ paths, logger })
+  const usage = await UsageIndex.open({ paths, writer, logger })
   const descriptors = await createDescriptorCache(configuration, { clock, logger })
   await health.add({
     ...STORAGE_CHECK_DEFAULT,
     ...configuration.health.storageDriver,
-    ...storageCheck(paths),
+    ...storageCheck({ paths, writer }),
   })
 
   // The remote registry. Nothing is asked before the first client asks: it may be down.
@@ -222,7 +226,7 @@ export async function startService(
     await janitor.stop()
     health.stop()
     await debugListener?.stop(0)
-    await Promise.all([upstream.close(), digester.close(), descriptors.close()])
+    await Promise.all([upstream.close(), thread.close(), descriptors.close()])
     await usage.close()
   }
   let stopped: Promise<void> | undefined

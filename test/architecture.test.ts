@@ -84,7 +84,7 @@ describe('the architecture', () => {
   it('imports every source file from somewhere', () => {
     const imported = new Set(files.flatMap((file) => file.imports))
     // Started by a process or a thread, not imported.
-    const entries = new Set(['main.ts', 'storage/digest-worker.ts'])
+    const entries = new Set(['main.ts', 'storage/storage-worker.ts'])
 
     expect(
       files.map(({ name }) => name).filter((name) => !imported.has(name) && !entries.has(name)),

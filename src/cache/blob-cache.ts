@@ -5,14 +5,14 @@
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobFile, BlobStore } from '../storage/blob-store.ts'
+import { SMALL_BLOB_MAX_BYTES, type BlobFile, type BlobStore } from '../storage/blob-store.ts'
 import type { DescriptorCache } from '../storage/descriptor-cache.ts'
 import type { Spool } from '../storage/spool.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { BlobAnswer, BlobInfoAnswer, Freshness } from './answer.ts'
 import { BlobFill, type BlobFillOptions } from './blob-fill.ts'
-import { HOT_BLOB_MAX_BYTES, type ContentMemory, type HotContent } from './content-memory.ts'
+import type { ContentMemory, HotContent } from './content-memory.ts'
 import { clientError, isAbsence } from './failure.ts'
 import { InFlight } from './in-flight.ts'
 import type { Membership } from './membership.ts'
@@ -109,7 +109,7 @@ export class BlobCache {
     }
     this.#touch(repository, digest)
     descriptors.set(digest, { sizeBytes: file.sizeBytes })
-    if (file.sizeBytes > HOT_BLOB_MAX_BYTES) return answerFromFile(file)
+    if (file.sizeBytes > SMALL_BLOB_MAX_BYTES) return answerFromFile(file)
     file.close()
     return this.#warm(digest, file)
   }
@@ -190,7 +190,7 @@ export class BlobCache {
   /** Reads a small blob into memory; from now on it is answered from there. */
   async #warm(digest: Digest, file: BlobFile): Promise<BlobAnswer | undefined> {
     const { blobs, memory, storage } = this.#deps
-    const bytes = await storage.attempt(() => blobs.readWhole(digest, HOT_BLOB_MAX_BYTES))
+    const bytes = await storage.attempt(() => blobs.readWhole(digest, SMALL_BLOB_MAX_BYTES))
     if (!bytes) return undefined
     const hot: HotContent = { bytes, storedAtMs: file.storedAtMs }
     memory.set(digest, hot)
@@ -200,7 +200,7 @@ export class BlobCache {
   async #keep(digest: Digest, spool: Spool, repositories: Map<string, Repository>): Promise<void> {
     const { clock, descriptors, membership, memory } = this.#deps
     const bytes = spool.wholeInMemory()
-    if (bytes && bytes.length <= HOT_BLOB_MAX_BYTES)
+    if (bytes && bytes.length <= SMALL_BLOB_MAX_BYTES)
       memory.set(digest, { bytes, storedAtMs: clock.now() })
     descriptors.set(digest, { sizeBytes: spool.sizeBytes ?? 0 })
     for (const repository of repositories.values())

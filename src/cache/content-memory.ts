@@ -4,9 +4,6 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 
-/** Configs and the smallest layers; a larger blob is read from the page cache as fast. */
-export const HOT_BLOB_MAX_BYTES = 64 * 1024
-
 const TOTAL_MAX_BYTES = 32 * 1024 * 1024
 /** An entry's own cost, so that many tiny blobs are bounded too. */
 const OVERHEAD_BYTES = 512

@@ -13,9 +13,12 @@ import {
   moveInto,
   pruneEmptyDirectories,
   removeFile,
-  writeAtomically,
 } from './filesystem.ts'
+import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
+
+/** Up to this size a blob is kept in memory while it is used, and verified each time it is read from disk. */
+export const SMALL_BLOB_MAX_BYTES = 64 * 1024
 
 export interface BlobInfo {
   readonly sizeBytes: number
@@ -76,9 +79,11 @@ function ignoreFailure(): void {
 
 export class BlobStore {
   readonly #paths: StoragePaths
+  readonly #writer: FileWriter
 
-  constructor(deps: { paths: StoragePaths }) {
+  constructor(deps: { paths: StoragePaths; writer: FileWriter }) {
     this.#paths = deps.paths
+    this.#writer = deps.writer
   }
 
   /** @returns undefined when the blob is not stored */
@@ -135,10 +140,16 @@ export class BlobStore {
     return undefined
   }
 
-  /** Stores small content. @throws {StorageError} nothing is stored then */
+  /**
+   * Stores small content. It does not wait for the disk: what is small is read whole, and checked, so that a
+   * power failure costs a download at most.
+   *
+   * @param verifiedBytes at most SMALL_BLOB_MAX_BYTES, or a manifest
+   * @throws {StorageError} nothing is stored then
+   */
   async put(digest: Digest, verifiedBytes: Uint8Array): Promise<void> {
     const target = this.#paths.blobData(digest)
-    await writeAtomically(this.#paths.temporary, target, verifiedBytes, { durable: true })
+    await this.#writer.write(target, verifiedBytes)
   }
 
   /** Takes over a verified file that the disk has already. @throws {StorageError} it stays where it was */

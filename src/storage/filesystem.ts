@@ -2,8 +2,7 @@
 // against the janitor removing an empty directory at the same time. Failures leave as StorageError, with
 // the operation and the path; absence is `undefined` or a silent success, never an error.
 
-import { randomUUID } from 'node:crypto'
-import { mkdir, open, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/promises'
+import { mkdir, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/promises'
 import type { Dirent } from 'node:fs'
 import path from 'node:path'
 
@@ -62,37 +61,6 @@ export async function readSmallFile(file: string): Promise<Buffer | undefined> {
   } catch (error) {
     if (isAbsent(error)) return undefined
     throw new StorageError('read', file, error)
-  }
-}
-
-/**
- * Replaces a file: readers see the old bytes or the new ones, also after a crash.
- *
- * @param temporaryDirectory on the same file system; must exist
- * @param options.durable wait until the disk has the bytes, so that not even a power failure leaves a
- *   file with the right name and the wrong content
- */
-export async function writeAtomically(
-  temporaryDirectory: string,
-  file: string,
-  bytes: Uint8Array | string,
-  { durable = false }: { durable?: boolean } = {},
-): Promise<void> {
-  const temporary = path.join(temporaryDirectory, randomUUID())
-  try {
-    const handle = await open(temporary, 'wx')
-    try {
-      await handle.writeFile(bytes)
-      if (durable) await handle.datasync()
-    } finally {
-      await handle.close()
-    }
-    await moveInto(temporary, file)
-  } catch (error) {
-    await rm(temporary, { force: true }).catch(() => {
-      // The first error says what is wrong; what stays behind is swept at the next start.
-    })
-    throw error instanceof StorageError ? error : new StorageError('write', file, error)
   }
 }
 

@@ -5,13 +5,8 @@
 import path from 'node:path'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
-import {
-  listDirectory,
-  pruneEmptyDirectories,
-  readSmallFile,
-  removeFile,
-  writeAtomically,
-} from './filesystem.ts'
+import { listDirectory, pruneEmptyDirectories, readSmallFile, removeFile } from './filesystem.ts'
+import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
 
 export type LinkKind = 'blob' | 'manifest'
@@ -27,9 +22,11 @@ const REPOSITORY_DEPTH_MAX = 128
 
 export class RepositoryIndex {
   readonly #paths: StoragePaths
+  readonly #writer: FileWriter
 
-  constructor(deps: { paths: StoragePaths }) {
+  constructor(deps: { paths: StoragePaths; writer: FileWriter }) {
     this.#paths = deps.paths
+    this.#writer = deps.writer
   }
 
   async has({ repository, digest, kind }: Link): Promise<boolean> {
@@ -140,7 +137,7 @@ export class RepositoryIndex {
   }
 
   async #writeLink(file: string, digest: Digest): Promise<void> {
-    await writeAtomically(this.#paths.temporary, file, digest)
+    await this.#writer.write(file, digest)
   }
 
   /** An empty `_uploads`, which registry:2 leaves in each repository, must not keep a repository alive. */

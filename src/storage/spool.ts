@@ -13,7 +13,7 @@ import { open, type FileHandle } from 'node:fs/promises'
 import type { Clock, CancelTimer } from '../clock.ts'
 import { algorithmOf, hasherFor, hexOf, type Digest } from '../oci/digest.ts'
 import { BLOCK_BYTES, BlockWindow } from './block-window.ts'
-import type { BlobStore } from './blob-store.ts'
+import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
 import type { Digester, DigestRun } from './digester.ts'
 import { StorageError } from './filesystem.ts'
 import { SpoolReader } from './spool-reader.ts'
@@ -28,9 +28,6 @@ const UNWRITTEN_MAX_BYTES = 2 * BLOCK_BYTES
 const LAG_MAX_BYTES = 8 * 1024 * 1024
 /** Held back until the digest is verified. */
 const HELD_BYTES = 1
-
-/** Up to this size a blob is spooled in memory, hashed inline (less than 1 ms) and written afterwards. */
-export const MEMORY_SPOOL_MAX_BYTES = 128 * 1024
 
 /** The bytes are not those that the digest names. Nothing of them may be kept. */
 export class ContentMismatchError extends Error {
@@ -103,7 +100,7 @@ export class Spool {
 
   static async open(deps: SpoolDeps, options: SpoolOptions): Promise<Spool> {
     const { file, resumedBytes, sizeBytes } = options
-    const fitsMemory = sizeBytes !== undefined && sizeBytes <= MEMORY_SPOOL_MAX_BYTES
+    const fitsMemory = sizeBytes !== undefined && sizeBytes <= SMALL_BLOB_MAX_BYTES
     if (file === undefined || (fitsMemory && resumedBytes === 0)) {
       return new Spool(deps, options, undefined)
     }

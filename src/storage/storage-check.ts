@@ -2,10 +2,15 @@
 
 import { randomUUID } from 'node:crypto'
 import path from 'node:path'
-import { ensureDirectory, readSmallFile, removeFile, writeAtomically } from './filesystem.ts'
+import { ensureDirectory, readSmallFile, removeFile } from './filesystem.ts'
+import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
 
-export function storageCheck(paths: StoragePaths): { name: string; run(): Promise<void> } {
+export function storageCheck(deps: { paths: StoragePaths; writer: FileWriter }): {
+  name: string
+  run(): Promise<void>
+} {
+  const { paths, writer } = deps
   return {
     name: 'storagedriver_filesystem',
     async run() {
@@ -13,7 +18,7 @@ export function storageCheck(paths: StoragePaths): { name: string; run(): Promis
       // A name of its own: another check may run at the same time, of this process or of another one.
       const file = path.join(paths.temporary, `health-${text}`)
       await ensureDirectory(paths.temporary)
-      await writeAtomically(paths.temporary, file, text)
+      await writer.write(file, text)
       const read = await readSmallFile(file)
       await removeFile(file)
       if (read?.toString('utf8') !== text)

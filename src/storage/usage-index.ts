@@ -7,13 +7,8 @@ import { open, type RootDatabase } from 'lmdb'
 import type { Logger } from 'pino'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import {
-  ensureDirectory,
-  readSmallFile,
-  removeFile,
-  removeTree,
-  writeAtomically,
-} from './filesystem.ts'
+import { ensureDirectory, readSmallFile, removeFile, removeTree } from './filesystem.ts'
+import type { FileWriter } from './file-writer.ts'
 import { isLmdbFileSound } from './lmdb-file.ts'
 import type { StoragePaths } from './paths.ts'
 import type { LinkKind } from './repository-index.ts'
@@ -38,6 +33,12 @@ const END_KEY = 't'
 /** Entries looked at between two turns of the event loop. */
 const CHUNK_ENTRIES = 2_000
 
+export interface UsageIndexDeps {
+  readonly paths: StoragePaths
+  readonly writer: FileWriter
+  readonly logger: Logger
+}
+
 export class UsageIndex {
   readonly #database: RootDatabase<StoredValue | number, string>
 
@@ -53,8 +54,8 @@ export class UsageIndex {
    * Opens the index. What cannot be read is discarded. A damaged map can end the whole process without an
    * exception; a marker file tells that this has happened, so that it happens once at most.
    */
-  static async open(deps: { paths: StoragePaths; logger: Logger }): Promise<UsageIndex> {
-    const { logger, paths } = deps
+  static async open(deps: UsageIndexDeps): Promise<UsageIndex> {
+    const { logger, paths, writer } = deps
     const marker = path.join(paths.index, 'opening')
     const startOver = async (reason: unknown): Promise<void> => {
       logger.warn({ err: reason }, 'the index of last uses cannot be read; it is rebuilt')
@@ -69,7 +70,7 @@ export class UsageIndex {
     await ensureDirectory(paths.index).catch(startOver)
     const file = fileIn(paths)
     if (!(await isLmdbFileSound(file))) await startOver(new Error(`${file} is damaged`))
-    await writeAtomically(paths.temporary, marker, 'removed when the index has been read once\n')
+    await writer.write(marker, 'removed when the index has been read once\n')
     let index: UsageIndex
     try {
       index = new UsageIndex(file)

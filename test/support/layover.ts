@@ -14,8 +14,7 @@ import { openRaw, rawGet, type RawExchange, type RawRequestOptions } from './htt
 import type { RawResponse } from './http-client.ts'
 import { makeTempDirectory } from './temp-directory.ts'
 import { waitFor, within } from './wait-for.ts'
-
-const DIGEST_WORKER_URL = new URL('../../dist/storage/digest-worker.js', import.meta.url)
+import { STORAGE_WORKER_URL } from './storage-thread.ts'
 
 /** Longer timers bound a call; shorter ones are pauses between attempts, for which no test should wait. */
 const PAUSE_MAX_MS = 4_500
@@ -101,7 +100,7 @@ export class Layover {
       accessDestination: {
         write: (line) => this.accessLines.push(JSON.parse(line) as AccessLine),
       },
-      digestWorkerUrl: DIGEST_WORKER_URL,
+      storageWorkerUrl: STORAGE_WORKER_URL,
       userAgent: 'layover/test',
     })
   }
@@ -185,7 +184,10 @@ export class Layover {
   async stored(digest: string): Promise<void> {
     const file = blobFile(digest)
     await waitFor(`${digest} to be stored`, async () => (await this.files()).includes(file))
-    await waitFor('the download to be over', async () => (await this.#spooled()).length === 0)
+    // Stored, linked, and no longer joined by who asks.
+    await waitFor('the download to be over', async () => {
+      return (await this.metric('layover_fills_running')) === 0
+    })
   }
 
   /** Stops, and checks that nothing is left behind. */

@@ -8,7 +8,7 @@ import type { ByteSource } from '../../src/storage/byte-source.ts'
 import type { StorageError } from '../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
 import { Spool } from '../../src/storage/spool.ts'
-import { makeDigester } from './digester.ts'
+import { makeDigester, makeWriter } from './storage-thread.ts'
 import { FakeClock } from './fake-clock.ts'
 import { makeTempDirectory } from './temp-directory.ts'
 import { nextTurn, waitFor, within } from './wait-for.ts'
@@ -54,7 +54,13 @@ export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
       resumedBytes,
     },
   )
-  return { spool, clock, paths, store: new BlobStore({ paths }), failures }
+  return {
+    spool,
+    clock,
+    paths,
+    store: new BlobStore({ paths, writer: makeWriter(paths) }),
+    failures,
+  }
 }
 
 /**

@@ -8,6 +8,7 @@ import { StoragePaths } from '../../../src/storage/paths.ts'
 import { RepositoryIndex, type Link, type LinkKind } from '../../../src/storage/repository-index.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
+import { makeWriter } from '../../support/storage-thread.ts'
 
 const LATEST = 'latest' as Tag
 const ALPINE = 'library/alpine' as RepositoryName
@@ -22,7 +23,7 @@ const linkOf = (repository: string, digest: Digest, kind: LinkKind = 'blob'): Li
 async function makeIndex(): Promise<{ index: RepositoryIndex; paths: StoragePaths }> {
   const paths = new StoragePaths(await makeTempDirectory())
   await mkdir(paths.temporary, { recursive: true })
-  return { index: new RepositoryIndex({ paths }), paths }
+  return { index: new RepositoryIndex({ paths, writer: makeWriter(paths) }), paths }
 }
 
 /** Files below the repositories, in order, as registry:2 would find them. */

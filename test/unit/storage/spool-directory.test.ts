@@ -7,7 +7,7 @@ import { BlobStore } from '../../../src/storage/blob-store.ts'
 import type { StorageError } from '../../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { SpoolDirectory } from '../../../src/storage/spool-directory.ts'
-import { makeDigester } from '../../support/digester.ts'
+import { makeDigester, makeWriter } from '../../support/storage-thread.ts'
 import { FAKE_EPOCH_MS, FakeClock } from '../../support/fake-clock.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory, removeDirectory } from '../../support/temp-directory.ts'
@@ -25,7 +25,13 @@ async function makeSpools(root?: string) {
     digester: makeDigester(),
     onStorageFailure: (error) => failures.push(error),
   })
-  return { clock, failures, paths, spools, store: new BlobStore({ paths }) }
+  return {
+    clock,
+    failures,
+    paths,
+    spools,
+    store: new BlobStore({ paths, writer: makeWriter(paths) }),
+  }
 }
 
 /** Leaves a part file as an earlier process would have. */

@@ -2,7 +2,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
-import { MEMORY_SPOOL_MAX_BYTES } from '../../../src/storage/spool.ts'
+import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
 import { bytesOf } from '../../support/images.ts'
 import { canListOpenFiles, openFilesBelow } from '../../support/open-files.ts'
 import {
@@ -148,7 +148,7 @@ describe('the writer', () => {
 
 describe('a small blob', () => {
   it('never touches the spool directory', async () => {
-    const bytes = bytesOf(MEMORY_SPOOL_MAX_BYTES, 'small')
+    const bytes = bytesOf(SMALL_BLOB_MAX_BYTES, 'small')
     const { paths, spool, store } = await openSpool({ bytes })
     const reading = readRange(join(spool), { to: bytes.length })
     await feed(spool, bytes, 1000)
@@ -173,7 +173,7 @@ describe('a small blob', () => {
   })
 
   it('is the largest that is given whole', async () => {
-    const bytes = bytesOf(MEMORY_SPOOL_MAX_BYTES + 1, 'larger')
+    const bytes = bytesOf(SMALL_BLOB_MAX_BYTES + 1, 'larger')
     const { paths, spool } = await openSpool({ bytes })
     await feed(spool, bytes)
     await spool.finish()

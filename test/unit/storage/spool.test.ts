@@ -4,7 +4,8 @@ import { describe, expect, it } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
 import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
 import type { StoragePaths } from '../../../src/storage/paths.ts'
-import { ContentMismatchError, MEMORY_SPOOL_MAX_BYTES } from '../../../src/storage/spool.ts'
+import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
+import { ContentMismatchError } from '../../../src/storage/spool.ts'
 import { bytesOf, blobOf } from '../../support/images.ts'
 import {
   expectSame,
@@ -127,7 +128,7 @@ describe('the last byte', () => {
     await spool.release()
   })
 
-  it.each([1, 2, 1000, MEMORY_SPOOL_MAX_BYTES, MEMORY_SPOOL_MAX_BYTES + 1])(
+  it.each([1, 2, 1000, SMALL_BLOB_MAX_BYTES, SMALL_BLOB_MAX_BYTES + 1])(
     'of a blob of %i bytes, too',
     async (sizeBytes) => {
       const bytes = bytesOf(sizeBytes, 'sizes')

@@ -12,6 +12,7 @@ import { StoragePaths } from '../../../src/storage/paths.ts'
 import { UsageIndex, type UsageEntry } from '../../../src/storage/usage-index.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
+import { makeWriter } from '../../support/storage-thread.ts'
 
 const ALPINE = 'library/alpine' as RepositoryName
 const BUSYBOX = 'library/busybox' as RepositoryName
@@ -35,7 +36,7 @@ async function withIndex(
 ): Promise<string[]> {
   const lines: string[] = []
   const logger = pino({ level: 'warn' }, { write: (line) => lines.push(line) })
-  const index = await UsageIndex.open({ paths, logger })
+  const index = await UsageIndex.open({ paths, writer: makeWriter(paths), logger })
   try {
     await use(index)
   } finally {
@@ -246,13 +247,18 @@ describe('an index whose file is damaged', () => {
   const script = `
     import { pino } from 'pino'
     import { StoragePaths } from ${urlOf('paths')}
+    import { FileWriter } from ${urlOf('file-writer')}
+    import { StorageThread } from ${urlOf('storage-thread')}
     import { UsageIndex } from ${urlOf('usage-index')}
     const paths = new StoragePaths(process.argv[1])
-    const index = await UsageIndex.open({ paths, logger: pino({ enabled: false }) })
+    const thread = new StorageThread({ workerUrl: new URL(${urlOf('storage-worker')}) })
+    const writer = new FileWriter({ thread, paths })
+    const index = await UsageIndex.open({ paths, writer, logger: pino({ enabled: false }) })
     let count = 0
     for await (const entry of index.entries()) count += entry ? 1 : 0
     await index.put([])
     await index.close()
+    await thread.close()
     process.stdout.write('opened ' + count)
   `
 

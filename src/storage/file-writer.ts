@@ -1,0 +1,33 @@
+// Replaces small files: links, tags, manifests and small blobs. The work is done in the storage thread.
+
+import { StorageError } from './filesystem.ts'
+import type { StoragePaths } from './paths.ts'
+import type { StorageThread } from './storage-thread.ts'
+
+export class FileWriter {
+  readonly #thread: StorageThread
+  readonly #temporaryDirectory: string
+
+  constructor(deps: { thread: StorageThread; paths: StoragePaths }) {
+    this.#thread = deps.thread
+    this.#temporaryDirectory = deps.paths.temporary
+  }
+
+  /**
+   * Replaces a file, making its directory: readers see the old bytes or the new ones, also when the process is
+   * killed. A power failure may leave a file without its bytes: whoever reads it checks them.
+   *
+   * @throws {StorageError} the old file, if any, is still there
+   */
+  async write(file: string, bytes: Uint8Array | string): Promise<void> {
+    const id = this.#thread.nextId()
+    const done = this.#thread.reply(id)
+    const temporaryDirectory = this.#temporaryDirectory
+    this.#thread.send({ kind: 'write', id, file, bytes, temporaryDirectory })
+    try {
+      await done
+    } catch (error) {
+      throw new StorageError('write', file, error)
+    }
+  }
+}

@@ -1,0 +1,56 @@
+// Runs in the storage thread. Replaces one small file. Synchronous on purpose: nobody waits but this thread.
+
+import { randomUUID } from 'node:crypto'
+import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import path from 'node:path'
+import { isAbsent } from './filesystem.ts'
+import type { WriteRequest } from './storage-thread.ts'
+
+/** Times that the directory may be pruned as empty under us before we give up; once is already rare. */
+const TRIES_MAX = 20
+
+/** @throws the system's error; the old file, if any, is still there */
+export function writeFileAtomically({ bytes, file, temporaryDirectory }: WriteRequest): void {
+  const temporary = path.join(temporaryDirectory, randomUUID())
+  try {
+    writeNew(temporary, typeof bytes === 'string' ? Buffer.from(bytes) : bytes)
+    moveInto(temporary, file)
+  } catch (error) {
+    // What stays behind is swept at the next start.
+    rmSync(temporary, { force: true })
+    throw error
+  }
+}
+
+function writeNew(file: string, bytes: Uint8Array): void {
+  const fd = openSync(file, 'wx')
+  try {
+    for (let written = 0; written < bytes.length;) {
+      written += writeSync(fd, bytes, written, bytes.length - written)
+    }
+  } finally {
+    closeSync(fd)
+  }
+}
+
+/** A new link or blob has a directory of its own: it is missing at the first try, nearly always. */
+function moveInto(from: string, to: string): void {
+  for (let tries = 1; ; tries++) {
+    try {
+      renameSync(from, to)
+      return
+    } catch (error) {
+      if (!isAbsent(error) || tries >= TRIES_MAX) throw error
+      makeDirectory(path.dirname(to))
+    }
+  }
+}
+
+function makeDirectory(directory: string): void {
+  try {
+    mkdirSync(directory, { recursive: true })
+  } catch (error) {
+    // Pruned while it was being made: the next try makes it again. Anything else the rename tells.
+    if (!isAbsent(error)) throw error
+  }
+}
