@@ -2,6 +2,7 @@
 // for a failure, 2 for a mistake in the call or the configuration.
 
 import { readFile } from 'node:fs/promises'
+import { get } from 'node:http'
 import { Command, CommanderError } from 'commander'
 import type { Clock } from './clock.ts'
 import { formatConfiguration } from './config/format.ts'
@@ -33,6 +34,9 @@ export const EXIT_OK = 0
 export const EXIT_FAILURE = 1
 export const EXIT_USAGE = 2
 
+/** Shorter than the 5 s that the Dockerfile gives the check. */
+const HEALTH_TIMEOUT_MS = 4_000
+
 /** @param args what follows the program's name */
 export async function runCli(args: readonly string[], deps: CliDeps): Promise<number> {
   let exitCode = EXIT_OK
@@ -58,6 +62,14 @@ export async function runCli(args: readonly string[], deps: CliDeps): Promise<nu
       exitCode = await checkConfiguration(options.config ?? file, deps)
     })
   program
+    .command('health')
+    .description('ask the server that runs with this configuration whether it is alive')
+    .argument('[file]', 'configuration')
+    .option('--config <file>', 'the same as the argument')
+    .action(async (file: string | undefined, options: { config?: string }) => {
+      exitCode = await askHealth(options.config ?? file, deps)
+    })
+  program
     .command('version')
     .description('print the version')
     .action(() => deps.print(`layover ${deps.version}\n`))
@@ -77,6 +89,33 @@ async function checkConfiguration(file: string | undefined, deps: CliDeps): Prom
   for (const warning of loaded.warnings) deps.complain(`warning: ${warning}\n`)
   deps.print(formatConfiguration(loaded.configuration))
   return EXIT_OK
+}
+
+/** For a container's HEALTHCHECK: the image has no curl. */
+async function askHealth(file: string | undefined, deps: CliDeps): Promise<number> {
+  const loaded = await load(file, deps)
+  if (!loaded) return EXIT_USAGE
+  const { listen } = loaded.configuration.http
+  const target =
+    'path' in listen
+      ? { socketPath: listen.path }
+      : { host: localHost(listen.host), port: listen.port }
+  return new Promise((resolve) => {
+    const asking = get({ ...target, path: '/livez', timeout: HEALTH_TIMEOUT_MS }, (response) => {
+      response.resume()
+      resolve(response.statusCode === 200 ? EXIT_OK : EXIT_FAILURE)
+    })
+    asking.once('timeout', () => asking.destroy(new Error('no answer in time')))
+    asking.once('error', (error) => {
+      deps.complain(`not alive: ${error.message}\n`)
+      resolve(EXIT_FAILURE)
+    })
+  })
+}
+
+/** An address that stands for all of this machine's is asked on the loopback. */
+function localHost(host: string | undefined): string {
+  return host === undefined || host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
 }
 
 async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
@@ -111,7 +150,8 @@ async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
 }
 
 /** What, where, and how to use it, in one line. */
-function startLine({ proxy, storage }: Configuration, url: string): string {
+function startLine({ http, proxy, storage }: Configuration, listenUrl: string): string {
+  const url = http.host ?? listenUrl
   return (
     `Registry configured as a proxy cache to ${proxy.remoteUrl}: ` +
     `serving on ${url}, keeping data in ${storage.rootDirectory}. ` +

@@ -79,9 +79,9 @@ export async function startService(
   const paths = new StoragePaths(storageOptions.rootDirectory)
   const thread = new StorageThread({ workerUrl: deps.storageWorkerUrl })
   const writer = new FileWriter({ thread, paths })
-  const blobStore = new BlobStore({ paths, writer })
-  const index = new RepositoryIndex({ paths, writer })
   const digester = new Digester({ thread })
+  const blobStore = new BlobStore({ paths, writer, digester })
+  const index = new RepositoryIndex({ paths, writer })
   const storage = new StorageGuard({ logger, metrics })
   const spools = new SpoolDirectory({
     paths,
@@ -170,7 +170,10 @@ export async function startService(
       },
       onRemoved: (digest) => blobs.forget(digest),
     },
-    { partialMaxAgeMs: storageOptions.partialPurgeEnabled ? storageOptions.partialMaxAgeMs : 0 },
+    {
+      partialMaxAgeMs: storageOptions.partialPurgeEnabled ? storageOptions.partialMaxAgeMs : 0,
+      partialPurgeIntervalMs: storageOptions.partialPurgeIntervalMs,
+    },
   )
 
   // The edge.

@@ -2,6 +2,7 @@
 // by digest, rights by repository: nobody joins a download, or is served a stored blob, under a name that is
 // not known to hold it.
 
+import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
@@ -20,6 +21,9 @@ import type { Repository } from './repositories.ts'
 import type { Retention } from './retention.ts'
 import type { StorageGuard } from './storage-guard.ts'
 import { FAR_AHEAD_BYTES, TailSource } from './tail-source.ts'
+
+/** Blobs that a manifest misdescribes are rare; hashing one for each request would be work for the asking. */
+const VERIFIED_MAX = 1_000
 
 export interface BlobCacheDeps {
   readonly clock: Clock
@@ -45,6 +49,8 @@ export class BlobCache {
   readonly #fills = new Map<Digest, RunningFill>()
   /** Downloads for one client each, beside one that can't be joined. */
   readonly #unshared = new Set<BlobFill>()
+  /** Right, whatever a manifest says of their size. */
+  readonly #verified = new LRUCache<Digest, true>({ max: VERIFIED_MAX })
   readonly #questions = new InFlight<string, { sizeBytes: number | undefined }>()
 
   constructor(deps: BlobCacheDeps) {
@@ -72,6 +78,7 @@ export class BlobCache {
 
   /** The bytes are gone from the disk. */
   forget(digest: Digest): void {
+    this.#verified.delete(digest)
     this.#deps.memory.delete(digest)
     this.#deps.descriptors.delete(digest)
   }
@@ -103,6 +110,10 @@ export class BlobCache {
     }
     try {
       if (!membership.isLinked(repository, digest, 'blob')) await this.#prove(repository, digest)
+      if (await this.#isCut(repository, digest, file)) {
+        file.close()
+        return undefined
+      }
     } catch (error) {
       file.close()
       throw error
@@ -112,6 +123,26 @@ export class BlobCache {
     if (file.sizeBytes > SMALL_BLOB_MAX_BYTES) return answerFromFile(file)
     file.close()
     return this.#warm(digest, file)
+  }
+
+  /**
+   * Whether a stored blob is not what it should be: a crash of an older registry leaves short files. A manifest
+   * that names another size is a reason to look, not to believe it: the bytes decide.
+   */
+  async #isCut(repository: Repository, digest: Digest, file: BlobFile): Promise<boolean> {
+    const { blobs, logger, membership, metrics } = this.#deps
+    const namedSizeBytes = membership.namedSizeBytes(repository, digest)
+    if (namedSizeBytes === undefined || namedSizeBytes === file.sizeBytes) return false
+    if (this.#verified.has(digest) || (await blobs.verify(digest, file))) {
+      this.#verified.set(digest, true)
+      return false
+    }
+    metrics.mismatches.inc({ type: 'blob' })
+    logger.error(
+      { digest, sizeBytes: file.sizeBytes },
+      'a stored blob was cut short; it is fetched again',
+    )
+    return true
   }
 
   /** Joins the download that is running, or starts it. */

@@ -38,27 +38,34 @@ export interface JanitorDeps {
   readonly onRemoved: (digest: Digest) => void
 }
 
+export interface JanitorOptions {
+  /** Unfinished downloads that nobody resumed for this long are removed; 0 keeps them. */
+  readonly partialMaxAgeMs: number
+  readonly partialPurgeIntervalMs: number
+}
+
 export class Janitor {
   readonly #deps: JanitorDeps
-  readonly #partialMaxAgeMs: number
+  readonly #options: JanitorOptions
   #cancelTimer: CancelTimer | undefined
   #nextSweepMs = 0
+  #nextPurgeMs = 0
   #running: Promise<void> | undefined
   /** Until a scan has seen the whole tree, no bytes are removed: a link might not be in the index. */
   #hasSeenAll = false
   #stopped = false
 
-  /** @param options.partialMaxAgeMs unfinished downloads older than this are removed; 0 keeps them */
-  constructor(deps: JanitorDeps, options: { partialMaxAgeMs: number }) {
+  constructor(deps: JanitorDeps, options: JanitorOptions) {
     this.#deps = deps
-    this.#partialMaxAgeMs = options.partialMaxAgeMs
+    this.#options = options
   }
 
   async start(): Promise<void> {
     this.#hasSeenAll = this.#deps.usage.isComplete
     // Set again by an orderly stop: after a crash the index may lack what was stored last.
-    await this.#deps.usage.markComplete(false)
+    await this.#step('could not prepare the index', () => this.#deps.usage.markComplete(false))
     this.#nextSweepMs = this.#deps.clock.monotonic() + this.#sweepIntervalMs
+    this.#nextPurgeMs = this.#deps.clock.monotonic()
     this.#schedule(this.#hasSeenAll ? WRITE_INTERVAL_MS : 0)
   }
 
@@ -67,9 +74,11 @@ export class Janitor {
     this.#stopped = true
     this.#cancelTimer?.()
     await this.#running
-    await this.writeUses()
+    await this.#step('could not write down last uses', () => this.writeUses())
     await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
-    await this.#deps.usage.markComplete(this.#hasSeenAll)
+    await this.#step('could not finish the index', () =>
+      this.#deps.usage.markComplete(this.#hasSeenAll),
+    )
   }
 
   /** Writes down the uses noted since the last time. */
@@ -149,10 +158,13 @@ export class Janitor {
   async #round(): Promise<void> {
     if (!this.#hasSeenAll) await this.#step('could not scan the volume', () => this.scan())
     await this.#step('could not write down last uses', () => this.writeUses())
-    if (this.#deps.clock.monotonic() < this.#nextSweepMs) return
-    this.#nextSweepMs = this.#deps.clock.monotonic() + this.#sweepIntervalMs
-    await this.#step('could not sweep', () => this.sweep())
-    if (this.#partialMaxAgeMs > 0) {
+    const nowMs = this.#deps.clock.monotonic()
+    if (nowMs >= this.#nextSweepMs) {
+      this.#nextSweepMs = nowMs + this.#sweepIntervalMs
+      await this.#step('could not sweep', () => this.sweep())
+    }
+    if (nowMs >= this.#nextPurgeMs && this.#options.partialMaxAgeMs > 0) {
+      this.#nextPurgeMs = nowMs + this.#options.partialPurgeIntervalMs
       await this.#step('could not remove unfinished downloads', () => this.#purgeSpools())
     }
   }
@@ -164,7 +176,7 @@ export class Janitor {
   }
 
   async #purgeSpools(): Promise<void> {
-    const count = await this.#deps.spools.purge(this.#partialMaxAgeMs)
+    const count = await this.#deps.spools.purge(this.#options.partialMaxAgeMs)
     if (count > 0) this.#deps.logger.info({ count }, 'removed unfinished downloads')
   }
 

@@ -42,11 +42,8 @@ export class Membership {
 
   /** Whether the disk, or a manifest seen before, proves it. */
   async isProven(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    const key = keyOf(repository.storedName, digest, kind)
-    if (this.#proofs.has(key)) return true
-    if (!(await this.#index.has({ repository: repository.storedName, digest, kind }))) return false
-    this.#proofs.set(key, { isLinked: true, sizeBytes: undefined })
-    return true
+    const isNamed = this.#proofs.has(keyOf(repository.storedName, digest, kind))
+    return isNamed || this.#hasLink(repository, digest, kind)
   }
 
   /**
@@ -62,8 +59,12 @@ export class Membership {
     askUpstream: () => Promise<unknown>,
   ): Promise<void> {
     const proof = this.#proving.run(keyOf(repository.storedName, digest, kind), async () => {
-      if (!(await this.isProven(repository, digest, kind))) await askUpstream()
-      if (!this.isLinked(repository, digest, kind)) await this.link(repository, digest, kind)
+      const isProven = await this.isProven(repository, digest, kind)
+      // A manifest may have named what was linked before the last start.
+      const isLinked =
+        this.isLinked(repository, digest, kind) || (await this.#hasLink(repository, digest, kind))
+      if (!isProven && !isLinked) await askUpstream()
+      if (!isLinked) await this.link(repository, digest, kind)
     })
     await proof.value
   }
@@ -71,8 +72,7 @@ export class Membership {
   /** Records that the repository holds stored content. A disk that refuses does not stop the serving. */
   async link(repository: Repository, digest: Digest, kind: LinkKind): Promise<void> {
     const link = { repository: repository.storedName, digest, kind }
-    const key = keyOf(repository.storedName, digest, kind)
-    this.#proofs.set(key, { isLinked: true, sizeBytes: this.#proofs.get(key)?.sizeBytes })
+    this.#noteLinked(repository, digest, kind)
     await this.#storage.attempt(async () => {
       await this.#index.link(link)
       this.#retention.add(link)
@@ -92,6 +92,17 @@ export class Membership {
 
   forget({ repository, digest, kind }: Link): void {
     this.#proofs.delete(keyOf(repository, digest, kind))
+  }
+
+  async #hasLink(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
+    const isThere = await this.#index.has({ repository: repository.storedName, digest, kind })
+    if (isThere) this.#noteLinked(repository, digest, kind)
+    return isThere
+  }
+
+  #noteLinked(repository: Repository, digest: Digest, kind: LinkKind): void {
+    const key = keyOf(repository.storedName, digest, kind)
+    this.#proofs.set(key, { isLinked: true, sizeBytes: this.#proofs.get(key)?.sizeBytes })
   }
 
   #noteNamed(repository: Repository, { digest, sizeBytes }: Descriptor, kind: LinkKind): void {

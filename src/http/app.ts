@@ -43,9 +43,9 @@ export function debugApp(
 
 function addProbes(app: Hono, health: Health): void {
   app.get('/livez', (c) => c.text('ok\n'))
-  // Upstreams do not count: without them a cache still serves what it has.
+  // Neither upstreams nor the disk count: without them a cache still serves what it can.
   app.get('/readyz', (c) => {
-    const failures = health.failures()
+    const failures = health.reasonsNotToServe()
     const lines = Object.entries(failures).map(([name, reason]) => `${name}: ${reason}\n`)
     return c.text(lines.length > 0 ? lines.join('') : 'ok\n', lines.length > 0 ? 503 : 200)
   })

@@ -18,6 +18,8 @@ export class Exchange {
   readonly request: IncomingMessage
   readonly response: ServerResponse
   readonly requestId: string
+  /** Taken while the connection is open: afterwards nobody knows it. */
+  readonly remoteAddress: string
   readonly isHead: boolean
   /** Monotonic. */
   readonly startedMs: number
@@ -38,17 +40,20 @@ export class Exchange {
 
   constructor(
     deps: { clock: Clock; commonHeaders: readonly string[] },
-    {
-      request,
-      requestId,
-      response,
-    }: { request: IncomingMessage; response: ServerResponse; requestId: string },
+    options: {
+      request: IncomingMessage
+      response: ServerResponse
+      requestId: string
+      remoteAddress: string
+    },
   ) {
+    const { remoteAddress, request, requestId, response } = options
     this.#clock = deps.clock
     this.#commonHeaders = deps.commonHeaders
     this.request = request
     this.response = response
     this.requestId = requestId
+    this.remoteAddress = remoteAddress
     this.isHead = request.method === 'HEAD'
     this.startedMs = deps.clock.monotonic()
   }

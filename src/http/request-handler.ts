@@ -49,7 +49,7 @@ export class RequestHandler {
     }
     const exchange = new Exchange(
       { clock: this.#deps.clock, commonHeaders: this.#commonHeaders },
-      { request, response, requestId: randomUUID() },
+      { request, response, requestId: randomUUID(), remoteAddress: remoteAddress(request) },
     )
     metrics.httpInFlight.inc()
     response.on('close', () => this.#account(exchange))
@@ -89,7 +89,7 @@ export class RequestHandler {
     accessLog?.write({
       timeMs: clock.now(),
       requestId: exchange.requestId,
-      remoteAddress: remoteAddress(request),
+      remoteAddress: exchange.remoteAddress,
       method,
       uri: request.url ?? '',
       httpVersion: request.httpVersion,

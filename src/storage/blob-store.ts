@@ -4,7 +4,7 @@
 import { close, fstat, open, read, type Stats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
-import { matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
+import { algorithmOf, hexOf, matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
 import type { ByteSource } from './byte-source.ts'
 import {
   StorageError,
@@ -14,6 +14,7 @@ import {
   pruneEmptyDirectories,
   removeFile,
 } from './filesystem.ts'
+import type { Digester } from './digester.ts'
 import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
 
@@ -80,8 +81,10 @@ function ignoreFailure(): void {
 export class BlobStore {
   readonly #paths: StoragePaths
   readonly #writer: FileWriter
+  readonly #digester: Digester
 
-  constructor(deps: { paths: StoragePaths; writer: FileWriter }) {
+  constructor(deps: { paths: StoragePaths; writer: FileWriter; digester: Digester }) {
+    this.#digester = deps.digester
     this.#paths = deps.paths
     this.#writer = deps.writer
   }
@@ -163,6 +166,15 @@ export class BlobStore {
     const removed = await removeFile(file)
     await pruneEmptyDirectories(path.dirname(file), this.#paths.blobs)
     return removed
+  }
+
+  /** Hashes a stored blob, of any size. Bytes that do not match are set aside. @returns whether they match */
+  async verify(digest: Digest, { sizeBytes }: BlobInfo): Promise<boolean> {
+    const run = this.#digester.open(this.#paths.blobData(digest), algorithmOf(digest))
+    run.advance(sizeBytes)
+    const matches = (await run.finish()) === hexOf(digest)
+    if (!matches) await this.quarantine(digest)
+    return matches
   }
 
   /** Sets wrong bytes aside, where nobody is served from but an operator can look at them. */

@@ -6,6 +6,16 @@ import { mkdir, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/pro
 import type { Dirent } from 'node:fs'
 import path from 'node:path'
 
+/** What an operator can do about it. */
+const HINTS: Readonly<Record<string, string>> = {
+  EACCES:
+    'EACCES, it belongs to another user: run as that user, or chown -R the volume to this one',
+  EPERM: 'EPERM, it belongs to another user: run as that user, or chown -R the volume to this one',
+  ENOSPC: 'ENOSPC, the disk is full: make room, or lower proxy.ttl',
+  EROFS: 'EROFS, the file system is read-only: mount it for writing',
+  EMFILE: 'EMFILE, too many open files: raise the limit (ulimit -n)',
+}
+
 /** The disk refused. `code` is the system's own word for it: ENOSPC, EIO, EROFS, EMFILE, … */
 export class StorageError extends Error {
   override readonly name = 'StorageError'
@@ -15,7 +25,9 @@ export class StorageError extends Error {
 
   constructor(operation: string, file: string, cause: unknown) {
     const code = systemCode(cause)
-    super(`could not ${operation} ${file}: ${code ?? String(cause)}`, { cause })
+    const reason =
+      (code && HINTS[code]) ?? code ?? (cause instanceof Error ? cause.message : String(cause))
+    super(`could not ${operation} ${file}: ${reason}`, { cause })
     this.operation = operation
     this.path = file
     this.code = code

@@ -26,6 +26,12 @@ export interface RedisOptionsPlain {
   readonly sentinelPassword?: string | undefined
   readonly database: number
   readonly dialTimeoutMs?: number | undefined
+  /** How long a question may take; by default less than the disk is worth waiting for. */
+  readonly readTimeoutMs?: number | undefined
+  /** Silence after which a connection is given up. */
+  readonly writeTimeoutMs?: number | undefined
+  /** Of one question; each has to fit into `readTimeoutMs` all the same. */
+  readonly maxRetries?: number | undefined
   readonly clientName?: string | undefined
   /** PEM text. */
   readonly tls?:
@@ -41,12 +47,14 @@ export class RedisDescriptorCache implements DescriptorCache {
   readonly #redis: Redis
   readonly #clock: Clock
   readonly #logger: Logger
+  readonly #answerMaxMs: number
   /** So that each reason of an outage is one line in the log and not one for each request. */
   readonly #reported = new Set<string>()
 
   constructor(deps: { clock: Clock; logger: Logger }, options: RedisOptionsPlain) {
     this.#clock = deps.clock
     this.#logger = deps.logger
+    this.#answerMaxMs = options.readTimeoutMs ?? ANSWER_MAX_MS
     this.#redis = new Redis(connectionOptions(options))
     this.#redis.on('error', (error: Error) => this.#report(error))
     this.#redis.on('ready', () => {
@@ -63,7 +71,7 @@ export class RedisDescriptorCache implements DescriptorCache {
     try {
       const size = await Promise.race([
         this.#redis.hget(keyOf(digest), 'size'),
-        delay(this.#clock, ANSWER_MAX_MS, { signal: abort.signal }),
+        delay(this.#clock, this.#answerMaxMs, { signal: abort.signal }),
       ])
       const sizeBytes = typeof size === 'string' && size !== '' ? Number(size) : Number.NaN
       return Number.isSafeInteger(sizeBytes) && sizeBytes >= 0 ? { sizeBytes } : undefined
@@ -113,8 +121,8 @@ function connectionOptions(options: RedisOptionsPlain): ConnectionOptions {
     db: options.database,
     // Requests go to the disk while there is no connection; nothing is queued for later.
     enableOfflineQueue: false,
-    maxRetriesPerRequest: 0,
-    socketTimeout: SILENCE_MAX_MS,
+    maxRetriesPerRequest: options.maxRetries ?? 0,
+    socketTimeout: options.writeTimeoutMs ?? SILENCE_MAX_MS,
     retryStrategy: (attempt) => Math.min(attempt * 200, RECONNECT_MAX_MS),
     ...(options.username === undefined ? {} : { username: options.username }),
     ...(options.password === undefined ? {} : { password: options.password }),

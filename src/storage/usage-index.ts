@@ -70,7 +70,12 @@ export class UsageIndex {
     await ensureDirectory(paths.index).catch(startOver)
     const file = fileIn(paths)
     if (!(await isLmdbFileSound(file))) await startOver(new Error(`${file} is damaged`))
-    await writer.write(marker, 'removed when the index has been read once\n')
+    // A full disk must not stop the start; without the marker a crash is met by the check above alone.
+    await writer
+      .write(marker, 'removed when the index has been read once\n')
+      .catch((error: unknown) => {
+        logger.warn({ err: error }, 'could not note that the index is being opened')
+      })
     let index: UsageIndex
     try {
       index = new UsageIndex(file)

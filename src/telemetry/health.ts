@@ -8,6 +8,8 @@ export interface HealthCheck {
   readonly intervalMs: number
   /** Failures in a row until it counts. */
   readonly threshold: number
+  /** True: worth telling, but no reason to send clients elsewhere. */
+  readonly isAdvisory?: boolean
   /** Rejects when something is wrong, with what; must give up by itself. */
   run(): Promise<void>
 }
@@ -48,7 +50,16 @@ export class Health {
 
   /** Failing checks by name, with their reasons; empty when healthy. */
   failures(): Readonly<Record<string, string>> {
-    const failing = this.#states.filter((state) => state.failuresInARow >= state.check.threshold)
+    return this.#failing(this.#states)
+  }
+
+  /** As `failures`, without what clients need not care about. */
+  reasonsNotToServe(): Readonly<Record<string, string>> {
+    return this.#failing(this.#states.filter(({ check }) => check.isAdvisory !== true))
+  }
+
+  #failing(states: readonly CheckState[]): Readonly<Record<string, string>> {
+    const failing = states.filter((state) => state.failuresInARow >= state.check.threshold)
     const failures = Object.fromEntries(failing.map(({ check, reason }) => [check.name, reason]))
     return this.#isDraining ? { ...failures, drain: 'the server is stopping' } : failures
   }

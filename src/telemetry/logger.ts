@@ -34,6 +34,8 @@ export function createLogger({ clock, destination }: LoggerDeps, options: Logger
       base: { ...fields },
       timestamp: () => `,"time":"${new Date(clock.now()).toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
+      // pino's own appends the messages of all causes; ours tell the reason themselves.
+      serializers: { err: describeError },
       redact: { paths: REDACTED, censor: '***' },
     },
     formatter === 'json' ? destination : { write: (line) => destination.write(textLine(line)) },
@@ -55,6 +57,13 @@ export interface Destination extends DestinationStream {
 
 /** One system call for many lines: an access line is then cheaper than the request that it tells of. */
 const BUFFERED = { sync: false, minLength: 8_192, periodicFlush: 250 }
+
+function describeError(error: unknown): Record<string, unknown> {
+  if (!(error instanceof Error)) return { message: String(error) }
+  const { message, name, stack } = error
+  const code = 'code' in error ? error.code : undefined
+  return { type: name, message, code, stack }
+}
 
 /** The order of registry:2's text: time, level, message, then what belongs to it. */
 function textLine(json: string): string {

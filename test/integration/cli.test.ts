@@ -225,6 +225,24 @@ describe('check-config', () => {
   })
 })
 
+describe('health', () => {
+  it('exits with 0 while the server of the same configuration answers, else with 1', async () => {
+    const upstream = await upstreamFor()
+    const { port } = new URL(
+      await new Program(['serve', await configurationFile(upstream.url)]).url(),
+    )
+    const variables = { REGISTRY_HTTP_ADDR: `:${port}` }
+    const alive = new Program(['health', await configurationFile(upstream.url)], variables)
+    expect(await alive.exitCode()).toBe(0)
+
+    const dead = new Program(['health', await configurationFile(upstream.url)], {
+      REGISTRY_HTTP_ADDR: ':9',
+    })
+    expect(await dead.exitCode()).toBe(1)
+    expect(dead.stderr).toContain('not alive')
+  })
+})
+
 describe('the other commands', () => {
   it('print the version', async () => {
     for (const args of [['version'], ['--version']]) {

@@ -1,6 +1,6 @@
 // The volume: registry:2 finds in it what it would have written, and we find in it what registry:2 wrote.
 
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { blobFile, startLayover } from '../support/layover.ts'
@@ -101,6 +101,45 @@ describe('the volume', () => {
     expect([answer.status, answer.header('x-cache')]).toEqual([200, 'MISS'])
     expect(answer.body.equals(blob.bytes)).toBe(true)
     await layover.stored(blob.digest)
+  })
+
+  it('in which a layer was cut short fetches it again, and does not serve what is left', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage({ layers: [300_000], seed: 'cut' })
+    upstream.addImage(NAME, 'latest', image)
+    const layer = image.layers[0] ?? blobOf(0, 'none')
+    const path = `/v2/${NAME}/blobs/${layer.digest}`
+    await layover.get(`/v2/${NAME}/manifests/latest`)
+    await layover.get(path)
+    await layover.stored(layer.digest)
+    await truncate(join(layover.rootDirectory, blobFile(layer.digest)), 100_000)
+
+    const answer = await layover.get(path)
+
+    expect(answer.body.equals(layer.bytes)).toBe(true)
+    expect(upstream.count({ kind: 'blob', reference: layer.digest })).toBe(2)
+  })
+
+  it('is linked once: what a manifest names after a restart is a hit, and nothing new', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage({ layers: [300_000], seed: 'linked' })
+    upstream.addImage(NAME, 'latest', image)
+    const path = `/v2/${NAME}/blobs/${image.layers[0]?.digest}`
+    const pull = async (): Promise<void> => {
+      await layover.get(`/v2/${NAME}/manifests/latest`)
+      await layover.get(path)
+    }
+    await pull()
+    await layover.stored(image.layers[0]?.digest ?? '')
+    const added = (): number =>
+      layover.messages().filter((message) => message.startsWith('Adding new scheduler entry'))
+        .length
+    const before = added()
+
+    await layover.restart()
+    await pull()
+
+    expect(added()).toBe(before)
   })
 
   it('has a file for what is being read, though it is removed meanwhile', async () => {

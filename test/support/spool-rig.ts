@@ -8,7 +8,7 @@ import type { ByteSource } from '../../src/storage/byte-source.ts'
 import type { StorageError } from '../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
 import { Spool } from '../../src/storage/spool.ts'
-import { makeDigester, makeWriter } from './storage-thread.ts'
+import { makeDigester, makeBlobStore } from './storage-thread.ts'
 import { FakeClock } from './fake-clock.ts'
 import { makeTempDirectory } from './temp-directory.ts'
 import { nextTurn, waitFor, within } from './wait-for.ts'
@@ -58,7 +58,7 @@ export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
     spool,
     clock,
     paths,
-    store: new BlobStore({ paths, writer: makeWriter(paths) }),
+    store: makeBlobStore(paths),
     failures,
   }
 }

@@ -2,6 +2,7 @@
 
 import { existsSync } from 'node:fs'
 import { onTestFinished } from 'vitest'
+import { BlobStore } from '../../src/storage/blob-store.ts'
 import { Digester } from '../../src/storage/digester.ts'
 import { FileWriter } from '../../src/storage/file-writer.ts'
 import type { StoragePaths } from '../../src/storage/paths.ts'
@@ -29,4 +30,10 @@ export function makeDigester(): Digester {
 
 export function makeWriter(paths: StoragePaths): FileWriter {
   return new FileWriter({ thread: makeStorageThread(), paths })
+}
+
+export function makeBlobStore(paths: StoragePaths): BlobStore {
+  const thread = makeStorageThread()
+  const writer = new FileWriter({ thread, paths })
+  return new BlobStore({ paths, writer, digester: new Digester({ thread }) })
 }

@@ -10,7 +10,7 @@ import { blobOf, type TestBlob } from '../../support/images.ts'
 import { canListOpenFiles, openFilesBelow } from '../../support/open-files.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
 import { waitFor } from '../../support/wait-for.ts'
-import { makeWriter } from '../../support/storage-thread.ts'
+import { makeBlobStore } from '../../support/storage-thread.ts'
 
 const MIB = 1024 * 1024
 const NOBODY = 65_534
@@ -29,7 +29,7 @@ async function withoutPrivileges(action: () => Promise<void>): Promise<void> {
 async function makeStore(): Promise<{ paths: StoragePaths; store: BlobStore }> {
   const paths = new StoragePaths(await makeTempDirectory())
   await mkdir(paths.temporary, { recursive: true })
-  return { paths, store: new BlobStore({ paths, writer: makeWriter(paths) }) }
+  return { paths, store: makeBlobStore(paths) }
 }
 
 /** A verified file, as a download leaves it. */

@@ -3,11 +3,10 @@ import { mkdir, readdir, readFile, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
-import { BlobStore } from '../../../src/storage/blob-store.ts'
 import type { StorageError } from '../../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { SpoolDirectory } from '../../../src/storage/spool-directory.ts'
-import { makeDigester, makeWriter } from '../../support/storage-thread.ts'
+import { makeDigester, makeBlobStore } from '../../support/storage-thread.ts'
 import { FAKE_EPOCH_MS, FakeClock } from '../../support/fake-clock.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory, removeDirectory } from '../../support/temp-directory.ts'
@@ -30,7 +29,7 @@ async function makeSpools(root?: string) {
     failures,
     paths,
     spools,
-    store: new BlobStore({ paths, writer: makeWriter(paths) }),
+    store: makeBlobStore(paths),
   }
 }
 
