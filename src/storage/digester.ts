@@ -33,7 +33,8 @@ export class Digester {
     thread.send({ kind: 'open', id, file, algorithm })
     return {
       advance: (availableBytes) => thread.send({ kind: 'advance', id, availableBytes }),
-      append: (bytes) => thread.send({ kind: 'bytes', id, bytes }),
+      // A copy: the request leaves at the end of this turn, and a view would take its whole block along.
+      append: (bytes) => thread.send({ kind: 'bytes', id, bytes: new Uint8Array(bytes) }),
       finish: async () => {
         thread.send({ kind: 'finish', id })
         return (await result) ?? ''

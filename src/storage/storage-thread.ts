@@ -60,6 +60,8 @@ export class StorageThread {
   readonly #workerUrl: URL
   readonly #waiters = new Map<number, Waiter>()
   #worker: Worker | undefined
+  #outbox: StorageRequest[] = []
+  #isClosed = false
   #lastId = 0
 
   /** @param options.workerUrl where the compiled storage-worker is; a thread can't be started from TypeScript */
@@ -72,9 +74,16 @@ export class StorageThread {
     return ++this.#lastId
   }
 
+  /** Requests of one turn of the event loop go out together: waking a thread costs more than a small write. */
   send(request: StorageRequest): void {
-    this.#worker ??= this.#start()
-    this.#worker.postMessage(request)
+    if (this.#outbox.push(request) > 1) return
+    setImmediate(() => {
+      const requests = this.#outbox
+      this.#outbox = []
+      if (this.#isClosed) return
+      this.#worker ??= this.#start()
+      this.#worker.postMessage(requests)
+    })
   }
 
   /**
@@ -84,6 +93,10 @@ export class StorageThread {
    */
   reply(id: number): Promise<string | undefined> {
     return new Promise((resolve, reject) => {
+      if (this.#isClosed) {
+        reject(new StorageThreadError('the storage thread is closed'))
+        return
+      }
       this.#waiters.set(id, { resolve, reject })
       // While somebody waits the process must not end for want of anything else to do.
       this.#worker?.ref()
@@ -99,6 +112,7 @@ export class StorageThread {
 
   async close(): Promise<void> {
     const worker = this.#worker
+    this.#isClosed = true
     this.#worker = undefined
     this.#fail(new StorageThreadError('the storage thread is closed'))
     await worker?.terminate()
@@ -108,10 +122,8 @@ export class StorageThread {
     // Options of the process (--eval, --input-type, …) are not for the thread.
     const worker = new Worker(this.#workerUrl, { execArgv: [] })
     if (this.#waiters.size === 0) worker.unref()
-    worker.on('message', (reply: StorageReply) => {
-      const waiter = this.#take(reply.id)
-      if ('error' in reply) waiter?.reject(new StorageThreadError(reply.error, reply.code))
-      else waiter?.resolve(reply.hex)
+    worker.on('message', (replies: readonly StorageReply[]) => {
+      for (const reply of replies) this.#settle(reply)
     })
     worker.on('error', (error: Error) => {
       // The next request starts another thread; what this one had begun cannot be finished.
@@ -119,6 +131,12 @@ export class StorageThread {
       this.#fail(error)
     })
     return worker
+  }
+
+  #settle(reply: StorageReply): void {
+    const waiter = this.#take(reply.id)
+    if ('error' in reply) waiter?.reject(new StorageThreadError(reply.error, reply.code))
+    else waiter?.resolve(reply.hex)
   }
 
   #take(id: number): Waiter | undefined {

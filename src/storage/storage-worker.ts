@@ -8,21 +8,25 @@ import { writeFileAtomically } from './write-file.ts'
 const port = parentPort
 if (!port) throw new Error('storage-worker runs as a worker thread only')
 
-const reply = (message: StorageReply): void => port.postMessage(message)
-const digests = new DigestRuns({ reply })
+const reply = (replies: readonly StorageReply[]): void => port.postMessage(replies)
+const digests = new DigestRuns({ reply: (digest) => reply([digest]) })
 
-function handle(request: StorageRequest): void {
-  if (request.kind === 'write') {
-    writeFileAtomically(request)
-    reply({ id: request.id })
-  } else digests.handle(request)
-}
-
-port.on('message', (request: StorageRequest) => {
+/** @returns what is to be told now; the result of a digest comes by itself */
+function handle(request: StorageRequest): StorageReply | undefined {
   try {
-    handle(request)
+    if (request.kind === 'write') {
+      writeFileAtomically(request)
+      return { id: request.id }
+    }
+    digests.handle(request)
+    return undefined
   } catch (error) {
     digests.end(request.id)
-    reply(failure(request.id, error))
+    return failure(request.id, error)
   }
+}
+
+port.on('message', (requests: readonly StorageRequest[]) => {
+  const replies = requests.flatMap((request) => handle(request) ?? [])
+  if (replies.length > 0) reply(replies)
 })
