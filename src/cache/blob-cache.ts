@@ -50,6 +50,7 @@ export class BlobCache {
   /** Downloads for one client each, beside one that can't be joined. */
   readonly #unshared = new Set<BlobFill>()
   /** Right, whatever a manifest says of their size. */
+  readonly #verifying = new InFlight<Digest, boolean>()
   readonly #verified = new LRUCache<Digest, true>({ max: VERIFIED_MAX })
   readonly #questions = new InFlight<string, { sizeBytes: number | undefined }>()
 
@@ -119,10 +120,11 @@ export class BlobCache {
       throw error
     }
     this.#touch(repository, digest)
-    descriptors.set(digest, { sizeBytes: file.sizeBytes })
-    if (file.sizeBytes > SMALL_BLOB_MAX_BYTES) return answerFromFile(file)
-    file.close()
-    return this.#warm(digest, file)
+    const isSmall = file.sizeBytes <= SMALL_BLOB_MAX_BYTES
+    if (isSmall) file.close()
+    const answer = isSmall ? await this.#warm(digest, file) : answerFromFile(file)
+    if (answer) descriptors.set(digest, { sizeBytes: file.sizeBytes })
+    return answer
   }
 
   /**
@@ -130,13 +132,17 @@ export class BlobCache {
    * that names another size is a reason to look, not to believe it: the bytes decide.
    */
   async #isCut(repository: Repository, digest: Digest, file: BlobFile): Promise<boolean> {
-    const { blobs, logger, membership, metrics } = this.#deps
+    const { blobs, logger, membership, metrics, storage } = this.#deps
     const namedSizeBytes = membership.namedSizeBytes(repository, digest)
     if (namedSizeBytes === undefined || namedSizeBytes === file.sizeBytes) return false
-    if (this.#verified.has(digest) || (await blobs.verify(digest, file))) {
-      this.#verified.set(digest, true)
-      return false
+    if (!this.#verified.has(digest)) {
+      const verify = (): Promise<boolean> =>
+        this.#verifying.run(digest, () => blobs.verify(digest, file)).value
+      if (await storage.attempt(verify)) this.#verified.set(digest, true)
     }
+    // What was hashed may be another file than ours: somebody else has just fetched it again.
+    const current = await storage.attempt(() => blobs.stat(digest))
+    if (this.#verified.has(digest) && current?.sizeBytes === file.sizeBytes) return false
     metrics.mismatches.inc({ type: 'blob' })
     logger.error(
       { digest, sizeBytes: file.sizeBytes },
@@ -200,7 +206,8 @@ export class BlobCache {
         open: (position) => {
           const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
           if (!isFar || !spool.isKept) return reader
-          return new TailSource({ shared: reader }, { repository, digest: fill.digest })
+          reader.close()
+          return new TailSource({ join: () => spool.reader() }, { repository, digest: fill.digest })
         },
         discard: () => reader.close(),
       }
@@ -241,7 +248,7 @@ export class BlobCache {
   async #describe(repository: Repository, digest: Digest): Promise<BlobInfoAnswer> {
     const { clock, membership } = this.#deps
     try {
-      const stored = await this.#describeStored(digest)
+      const stored = await this.#describeStored(repository, digest)
       if (stored) {
         if (!membership.isLinked(repository, digest, 'blob')) await this.#prove(repository, digest)
         this.#touch(repository, digest)
@@ -259,9 +266,14 @@ export class BlobCache {
     return { sizeBytes: answer.sizeBytes, freshness: answer.freshness }
   }
 
-  async #describeStored(digest: Digest): Promise<BlobInfoAnswer | undefined> {
-    const { blobs, clock, descriptors, storage } = this.#deps
-    const known = await descriptors.get(digest)
+  async #describeStored(
+    repository: Repository,
+    digest: Digest,
+  ): Promise<BlobInfoAnswer | undefined> {
+    const { blobs, clock, descriptors, membership, storage } = this.#deps
+    // A hint may come from another cache: it saves the look at the disk, never the question of rights.
+    const isLinked = membership.isLinked(repository, digest, 'blob')
+    const known = isLinked ? await descriptors.get(digest) : undefined
     if (known) return { ...known, freshness: { outcome: 'hit', asOfMs: clock.now() } }
     const stat = await storage.attempt(() => blobs.stat(digest))
     if (!stat) return undefined

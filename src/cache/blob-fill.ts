@@ -8,7 +8,8 @@ import { delay, type Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
 import { StorageError } from '../storage/filesystem.ts'
-import { AbandonedError, ContentMismatchError, type Spool } from '../storage/spool.ts'
+import { AbandonedError, ContentMismatchError } from '../storage/spool-error.ts'
+import type { Spool } from '../storage/spool.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type UpstreamErrorKind } from '../upstream/upstream-error.ts'
@@ -175,11 +176,12 @@ export class BlobFill {
       )
     }
     const { isKept } = this.#options
-    const spool = await this.#deps.spools.open(this.digest, {
-      sizeBytes,
-      resumedBytes: startOffset,
-      isKept,
-    })
+    const { spools, storage } = this.#deps
+    const options = { sizeBytes, resumedBytes: startOffset, isKept }
+    // A disk that refuses to open a file is one that keeps nothing.
+    const spool =
+      (await storage.attempt(() => spools.open(this.digest, options))) ??
+      (await spools.open(this.digest, { sizeBytes, resumedBytes: 0, isKept: false }))
     this.#spool = spool
     // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified.
     if (sizeBytes !== undefined && sizeBytes > 0) this.#settleOpened?.resolve(spool)

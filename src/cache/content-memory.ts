@@ -3,6 +3,7 @@
 
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
 
 const TOTAL_MAX_BYTES = 32 * 1024 * 1024
 /** An entry's own cost, so that many tiny blobs are bounded too. */
@@ -12,13 +13,14 @@ export interface HotContent {
   readonly bytes: Buffer
   readonly storedAtMs: number
   /** Of manifests only. */
-  readonly manifest?: { readonly mediaType: string }
+  readonly manifest?: ManifestContent
 }
 
 export class ContentMemory {
   readonly #entries = new LRUCache<Digest, HotContent>({
     maxSize: TOTAL_MAX_BYTES,
-    sizeCalculation: ({ bytes }) => bytes.length + OVERHEAD_BYTES,
+    // What was read of a manifest takes about as much again.
+    sizeCalculation: ({ bytes, manifest }) => bytes.length * (manifest ? 2 : 1) + OVERHEAD_BYTES,
   })
 
   get(digest: Digest): HotContent | undefined {

@@ -84,7 +84,13 @@ export class Janitor {
   /** Writes down the uses noted since the last time. */
   async writeUses(): Promise<void> {
     const entries = this.#deps.retention.takePending()
-    if (entries.length > 0) await this.#deps.usage.put(entries)
+    if (entries.length === 0) return
+    try {
+      await this.#deps.usage.put(entries)
+    } catch (error) {
+      this.#deps.retention.restore(entries)
+      throw error
+    }
   }
 
   /** Removes everything that is due. */
@@ -190,11 +196,18 @@ export class Janitor {
 
   /** The entry goes last: a crash in between is repeated, not forgotten. */
   async #expire(entry: UsageEntry): Promise<void> {
-    const { blobs, logger, metrics, onRemoved, usage } = this.#deps
+    const { blobs, logger, metrics, onRemoved, retention, usage } = this.#deps
     const { digest, repository } = entry
     if (repository) await this.#unlinkAll({ ...entry, repository })
-    const others = usage.ofDigest(digest).filter((other) => other.repository !== repository)
-    if (others.length === 0) {
+    // Somebody may have linked or used it while the links were removed: look again, at what is true now.
+    await this.writeUses()
+    const entries = usage.ofDigest(digest)
+    const isUsedAgain = entries.some(
+      (other) => other.repository === repository && !retention.isDue(other),
+    )
+    if (isUsedAgain) return
+    const isWanted = entries.some((other) => other.repository !== repository)
+    if (!isWanted && !retention.hasPendingOf(digest)) {
       logger.info(`Deleting blob: ${digest}`)
       if (await blobs.remove(digest)) metrics.removedBlobs.inc()
       onRemoved(digest)

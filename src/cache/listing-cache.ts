@@ -75,7 +75,7 @@ export class ListingCache {
 
   /** @throws {RegistryError} NAME_UNKNOWN, UNAVAILABLE */
   async tags(repository: Repository, page: Page): Promise<TagsAnswer> {
-    const key = `${repository.storedName} ${page.count ?? ''} ${page.last ?? ''}`
+    const key = JSON.stringify([repository.storedName, page.count, page.last])
     const { name, upstream } = repository
     const ask = async (): Promise<TagsAnswer> => {
       const { count, last } = page
@@ -104,9 +104,10 @@ export class ListingCache {
     digest: Digest,
     options: { artifactType: string | undefined; page: string | undefined },
   ): Promise<ReferrersAnswer> {
-    const { artifactType, page } = options
+    const { artifactType } = options
+    const page = options.page === '' ? undefined : options.page
     const { name, upstream } = repository
-    const key = `${repository.storedName}@${digest} ${artifactType ?? ''} ${page ?? ''}`
+    const key = JSON.stringify([repository.storedName, digest, artifactType, page])
     const ask = async (): Promise<ReferrersAnswer> => ({
       ...(await upstream.getReferrers(name, digest, {
         ...(artifactType === undefined ? {} : { artifactType }),
@@ -218,6 +219,12 @@ function pageOf<Name extends string>(
 function indexAfter(names: readonly string[], last: string): number {
   const at = names.indexOf(last)
   if (at >= 0) return at + 1
-  const next = names.findIndex((name) => name > last)
+  const order = orderOf(last)
+  const next = names.findIndex((name) => orderOf(name) > order)
   return next < 0 ? names.length : next
+}
+
+/** registry sorts names component by component: `a/b` comes before `a-b`. */
+function orderOf(name: string): string {
+  return name.replaceAll('/', '\u0000')
 }

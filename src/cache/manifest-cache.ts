@@ -76,7 +76,7 @@ export class ManifestCache {
     repository: Repository,
     index: ManifestAnswer,
   ): Promise<ManifestAnswer | undefined> {
-    const { amd64 } = readManifest(index.bytes)
+    const { amd64 } = this.#deps.memory.get(index.digest)?.manifest ?? readManifest(index.bytes)
     return amd64 && this.byDigest(repository, amd64)
   }
 
@@ -109,10 +109,8 @@ export class ManifestCache {
     try {
       const hit = known && tags.isFresh(known) && (await this.#load(repository, known.digest))
       if (hit) return this.#withFreshness(hit, known, 'hit')
-      const stale =
-        known &&
-        health.recentFailure &&
-        (await this.#stale(repository, known, health.recentFailure))
+      const outage = known && health.admit()
+      const stale = outage && (await this.#stale(repository, known, outage))
       return stale || (await this.#askForTag(repository, tag))
     } catch (error) {
       if (isAbsence(error)) tags.noteAbsent(repository, tag, error as UpstreamError)
@@ -249,7 +247,7 @@ export class ManifestCache {
   #remember(repository: Repository, digest: Digest, hot: HotContent): void {
     const { membership, memory } = this.#deps
     memory.set(digest, hot)
-    membership.noteNamed(repository, readManifest(hot.bytes))
+    if (hot.manifest) membership.noteNamed(repository, hot.manifest)
   }
 
   async #stale(
@@ -304,7 +302,7 @@ function answerOf(digest: Digest, hot: HotContent, freshness: Freshness): Manife
 }
 
 function hotContent(bytes: Buffer, content: ManifestContent, storedAtMs: number): HotContent {
-  return { bytes, storedAtMs, manifest: { mediaType: content.mediaType } }
+  return { bytes, storedAtMs, manifest: content }
 }
 
 function parseFetched(bytes: Buffer, { name, upstream }: Repository): ManifestContent {

@@ -73,10 +73,9 @@ export class Membership {
   async link(repository: Repository, digest: Digest, kind: LinkKind): Promise<void> {
     const link = { repository: repository.storedName, digest, kind }
     this.#noteLinked(repository, digest, kind)
-    await this.#storage.attempt(async () => {
-      await this.#index.link(link)
-      this.#retention.add(link)
-    })
+    // Noted in any case: what has no link must not stay for ever.
+    this.#retention.add(link)
+    await this.#storage.attempt(() => this.#index.link(link))
   }
 
   /** What a manifest of the repository names, the repository holds. */
@@ -95,7 +94,8 @@ export class Membership {
   }
 
   async #hasLink(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    const isThere = await this.#index.has({ repository: repository.storedName, digest, kind })
+    const link = { repository: repository.storedName, digest, kind }
+    const isThere = (await this.#storage.attempt(() => this.#index.has(link))) === true
     if (isThere) this.#noteLinked(repository, digest, kind)
     return isThere
   }

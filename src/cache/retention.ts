@@ -3,6 +3,7 @@
 
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
 import type { Link } from '../storage/repository-index.ts'
 import type { UsageEntry } from '../storage/usage-index.ts'
 
@@ -47,6 +48,20 @@ export class Retention {
   /** Whether a use is noted that the index does not know of yet. */
   hasPending(entry: UsageEntry): boolean {
     return this.#pending.has(`${entry.digest} ${entry.repository ?? ''}`)
+  }
+
+  /** Whether any repository has used this since the notes were taken last. */
+  hasPendingOf(digest: Digest): boolean {
+    for (const entry of this.#pending.values()) if (entry.digest === digest) return true
+    return false
+  }
+
+  /** Takes notes back that could not be written down; newer ones stand. */
+  restore(entries: readonly UsageEntry[]): void {
+    for (const entry of entries) {
+      const key = `${entry.digest} ${entry.repository ?? ''}`
+      if (!this.#pending.has(key)) this.#pending.set(key, entry)
+    }
   }
 
   /** Hands over the notes since the last time. */

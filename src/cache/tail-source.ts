@@ -18,15 +18,19 @@ const FRUITLESS_MAX = 3
 export class TailSource implements ByteSource {
   readonly #repository: Repository
   readonly #digest: Digest
-  /** The shared download: serves an upstream that knows no ranges. */
-  readonly #shared: ByteSource
+  /** Joins the shared download, for an upstream that knows no ranges. Not before: a reader there is waited for. */
+  readonly #join: () => ByteSource | undefined
+  #shared: ByteSource | undefined
   readonly #stop = new AbortController()
   #chunks: AsyncIterator<Buffer> | undefined
   #rest: Buffer = Buffer.alloc(0)
   #knowsRanges = true
 
-  constructor(deps: { shared: ByteSource }, options: { repository: Repository; digest: Digest }) {
-    this.#shared = deps.shared
+  constructor(
+    deps: { join: () => ByteSource | undefined },
+    options: { repository: Repository; digest: Digest },
+  ) {
+    this.#join = deps.join
     this.#repository = options.repository
     this.#digest = options.digest
   }
@@ -44,7 +48,11 @@ export class TailSource implements ByteSource {
       }
       if (fruitless > FRUITLESS_MAX) throw new Error('the upstream does not send this range')
     }
-    if (!this.#knowsRanges) return this.#shared.read(position, scratch)
+    if (!this.#knowsRanges) {
+      this.#shared ??= this.#join()
+      if (!this.#shared) throw new Error('the download is over')
+      return this.#shared.read(position, scratch)
+    }
     const bytes = this.#rest.subarray(0, scratch.length)
     this.#rest = this.#rest.subarray(bytes.length)
     return bytes
@@ -52,7 +60,7 @@ export class TailSource implements ByteSource {
 
   close(): void {
     this.#stop.abort(new Error('the client left'))
-    this.#shared.close()
+    this.#shared?.close()
   }
 
   async #open(offset: number): Promise<AsyncIterator<Buffer> | undefined> {

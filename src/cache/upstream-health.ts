@@ -5,6 +5,8 @@ import type { Clock } from '../clock.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 
 const SUSPECT_MS = 10_000
+/** As long as a call to an upstream takes at most, and a little more. */
+const PROBE_MS = 30_000
 /** However long an upstream wants to be left alone, it is tried again after this time. */
 const SUSPECT_MAX_MS = 60_000
 
@@ -17,9 +19,17 @@ export class UpstreamHealth {
     this.#clock = deps.clock
   }
 
-  /** @returns why the upstream is better not asked now; undefined when it may be */
-  get recentFailure(): UpstreamError | undefined {
-    return this.#clock.monotonic() < this.#suspectUntilMs ? this.#lastError : undefined
+  /**
+   * Whether the upstream may be asked. While it has failed, one caller is let through now and then to find out;
+   * the others need not wait for what it finds.
+   *
+   * @returns why it had better not be asked; undefined when the caller may, and then has to, ask
+   */
+  admit(): UpstreamError | undefined {
+    const nowMs = this.#clock.monotonic()
+    if (nowMs < this.#suspectUntilMs) return this.#lastError
+    if (this.#lastError) this.#suspectUntilMs = nowMs + PROBE_MS
+    return undefined
   }
 
   /** Calls the upstream and remembers how that went. */
@@ -27,6 +37,7 @@ export class UpstreamHealth {
     try {
       const value = await call
       this.#suspectUntilMs = Number.NEGATIVE_INFINITY
+      this.#lastError = undefined
       return value
     } catch (error) {
       if (error instanceof UpstreamError && isOutage(error)) {

@@ -170,9 +170,13 @@ export class BlobStore {
 
   /** Hashes a stored blob, of any size. Bytes that do not match are set aside. @returns whether they match */
   async verify(digest: Digest, { sizeBytes }: BlobInfo): Promise<boolean> {
-    const run = this.#digester.open(this.#paths.blobData(digest), algorithmOf(digest))
+    const file = this.#paths.blobData(digest)
+    const run = this.#digester.open(file, algorithmOf(digest))
     run.advance(sizeBytes)
-    const matches = (await run.finish()) === hexOf(digest)
+    const actual = await run.finish().catch((error: unknown) => {
+      throw new StorageError('read', file, error)
+    })
+    const matches = actual === hexOf(digest)
     if (!matches) await this.quarantine(digest)
     return matches
   }

@@ -2,6 +2,7 @@
 // against the janitor removing an empty directory at the same time. Failures leave as StorageError, with
 // the operation and the path; absence is `undefined` or a silent success, never an error.
 
+import { randomUUID } from 'node:crypto'
 import { mkdir, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/promises'
 import type { Dirent } from 'node:fs'
 import path from 'node:path'
@@ -91,6 +92,22 @@ export async function moveInto(from: string, to: string): Promise<void> {
       throw error instanceof StorageError ? error : new StorageError('rename', to, error)
     }
   }
+}
+
+/**
+ * Removes a large file: it is out of the way at once, though removing it takes a while.
+ *
+ * @param temporaryDirectory on the same file system; must exist
+ */
+export async function discardFile(file: string, temporaryDirectory: string): Promise<void> {
+  const discarded = path.join(temporaryDirectory, randomUUID())
+  try {
+    await rename(file, discarded)
+  } catch (error) {
+    if (isAbsent(error)) return
+    throw new StorageError('remove', file, error)
+  }
+  await removeFile(discarded)
 }
 
 /** @returns false when there was no such file */

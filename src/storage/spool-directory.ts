@@ -7,6 +7,7 @@ import type { Clock } from '../clock.ts'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import type { Digester } from './digester.ts'
 import {
+  discardFile,
   ensureOwnDirectory,
   isAbsent,
   listDirectory,
@@ -101,7 +102,9 @@ export class SpoolDirectory {
   }
 
   async #drop(digest: Digest): Promise<void> {
-    if (this.#partBytes.delete(digest)) await removeFile(this.#deps.paths.spoolFile(digest))
+    const { paths } = this.#deps
+    // A new download may want the name before a large file is gone.
+    if (this.#partBytes.delete(digest)) await discardFile(paths.spoolFile(digest), paths.temporary)
   }
 
   async #sizeOf(file: string): Promise<number> {

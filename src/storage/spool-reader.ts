@@ -14,6 +14,7 @@ export class SpoolReader implements ByteSource {
   #wake: (() => void) | undefined
   #reading = false
   #closed = false
+  #failure: Error | undefined
 
   constructor(view: SpoolView) {
     this.#view = view
@@ -30,6 +31,7 @@ export class SpoolReader implements ByteSource {
     this.#reading = true
     try {
       for (;;) {
+        if (this.#failure) throw this.#failure
         if (this.#closed) throw new Error('the reader is closed')
         const bytes = this.#view.readAt(position, scratch)
         if (bytes) return await bytes
@@ -41,6 +43,12 @@ export class SpoolReader implements ByteSource {
       this.#reading = false
       if (this.#closed) this.#view.onClose(this)
     }
+  }
+
+  /** Ends the reading for a reason. */
+  fail(error: Error): void {
+    this.#failure = error
+    this.wake()
   }
 
   /** Looks again: there may be more bytes, or an end. */
@@ -55,5 +63,42 @@ export class SpoolReader implements ByteSource {
     this.#closed = true
     if (this.#reading) this.wake()
     else this.#view.onClose(this)
+  }
+}
+
+/** All clients of one spool. */
+export class SpoolReaders {
+  readonly #readers = new Set<SpoolReader>()
+
+  get count(): number {
+    return this.#readers.size
+  }
+
+  add(reader: SpoolReader): void {
+    this.#readers.add(reader)
+  }
+
+  delete(reader: SpoolReader): void {
+    this.#readers.delete(reader)
+  }
+
+  /** Position of the slowest; `endBytes` when there is nobody. */
+  slowest(endBytes: number): number {
+    let slowest = endBytes
+    for (const { position } of this.#readers) slowest = Math.min(slowest, position)
+    return slowest
+  }
+
+  wake(): void {
+    for (const reader of this.#readers) reader.wake()
+  }
+
+  /** Cuts off those that are before `position`. */
+  failBefore(position: number, error: Error): void {
+    for (const reader of this.#readers) {
+      if (reader.position >= position) continue
+      this.#readers.delete(reader)
+      reader.fail(error)
+    }
   }
 }

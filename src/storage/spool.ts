@@ -16,7 +16,8 @@ import { BLOCK_BYTES, BlockWindow } from './block-window.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
 import type { Digester, DigestRun } from './digester.ts'
 import { StorageError } from './filesystem.ts'
-import { SpoolReader } from './spool-reader.ts'
+import { AbandonedError, ContentMismatchError } from './spool-error.ts'
+import { SpoolReader, SpoolReaders } from './spool-reader.ts'
 
 /** Bytes are passed on a block at a time, or after this time, so that a slow upstream's are passed on soon. */
 const FLUSH_INTERVAL_MS = 10
@@ -26,18 +27,10 @@ const WINDOW_BLOCKS = 4
 const UNWRITTEN_MAX_BYTES = 2 * BLOCK_BYTES
 /** How far the slowest reader may be behind once the disk takes no more bytes. */
 const LAG_MAX_BYTES = 8 * 1024 * 1024
+/** … and for how long the others wait for it. */
+const LAGGARD_WAIT_MS = 10_000
 /** Held back until the digest is verified. */
 const HELD_BYTES = 1
-
-/** The bytes are not those that the digest names. Nothing of them may be kept. */
-export class ContentMismatchError extends Error {
-  override readonly name = 'ContentMismatchError'
-}
-
-/** Nobody is left to read a download that is not kept. */
-export class AbandonedError extends Error {
-  override readonly name = 'AbandonedError'
-}
 
 export interface SpoolDeps {
   readonly clock: Clock
@@ -60,7 +53,7 @@ export class Spool {
   readonly #clock: Clock
   readonly #onStorageFailure: (error: StorageError) => void
   readonly #options: SpoolOptions
-  readonly #readers = new Set<SpoolReader>()
+  readonly #readers = new SpoolReaders()
   readonly #window: BlockWindow
   readonly #handle: FileHandle | undefined
   readonly #digestRun: DigestRun | undefined
@@ -172,7 +165,7 @@ export class Spool {
     this.#window.append(chunk, (this.#sizeBytes ?? Infinity) - this.receivedBytes)
     this.#flushIfDue()
     if (this.receivedBytes - this.#publishedBytes > UNWRITTEN_MAX_BYTES) return this.#flushing
-    return this.#isPassingThrough ? this.#waitForReaders() : undefined
+    return this.isKept ? undefined : this.#waitForReaders()
   }
 
   /**
@@ -193,7 +186,7 @@ export class Spool {
     }
     this.#sizeBytes = this.receivedBytes
     this.#verified = true
-    this.#wakeReaders()
+    this.#readers.wake()
   }
 
   /**
@@ -219,7 +212,7 @@ export class Spool {
 
   /** @returns the bytes of a blob that was spooled in memory; undefined for a larger one */
   wholeInMemory(): Buffer | undefined {
-    if (this.#handle || this.#isPassingThrough) return undefined
+    if (this.#handle || !this.isKept) return undefined
     return Buffer.concat(this.#window.slices(0, this.receivedBytes).map(({ bytes }) => bytes))
   }
 
@@ -227,7 +220,7 @@ export class Spool {
   fail(error: Error): void {
     this.#failure ??= error
     this.#digestRun?.abort()
-    this.#wakeReaders()
+    this.#readers.wake()
     // A writer that waits for a slow reader has nothing more to wait for.
     this.#readerMoved?.()
   }
@@ -257,11 +250,6 @@ export class Spool {
     })
     this.#readers.add(reader)
     return reader
-  }
-
-  /** Nothing more goes to the disk: readers must not fall further behind than memory reaches. */
-  get #isPassingThrough(): boolean {
-    return this.#storageError !== undefined || this.#options.file === undefined
   }
 
   /** @returns undefined when the reader has to wait */
@@ -314,7 +302,7 @@ export class Spool {
     }
     this.#lastFlushMs = this.#clock.monotonic()
     this.#trimWindow()
-    this.#wakeReaders()
+    this.#readers.wake()
     this.#flushing = undefined
     this.#flushIfDue()
   }
@@ -349,40 +337,60 @@ export class Spool {
 
   /** Drops blocks that readers can get from the file, or (without one) that every reader has passed. */
   #trimWindow(): void {
-    if (!this.#handle && !this.#isPassingThrough) return
-    const reachable = Math.max(this.#fileBytes, this.#slowestPosition())
+    if (!this.#handle && this.isKept) return
+    const reachable = Math.max(this.#fileBytes, this.#readers.slowest(this.#publishedBytes))
     this.#window.dropBefore(Math.min(this.#publishedBytes, reachable), WINDOW_BLOCKS)
-  }
-
-  #slowestPosition(): number {
-    let slowest = this.#publishedBytes
-    for (const { position } of this.#readers) slowest = Math.min(slowest, position)
-    return slowest
   }
 
   async #waitForReaders(): Promise<void> {
     while (!this.#failure) {
-      const slowest = this.#readers.size > 0 ? this.#slowestPosition() : 0
+      const slowest = this.#readers.count > 0 ? this.#readers.slowest(this.#publishedBytes) : 0
       if (this.receivedBytes - Math.max(slowest, this.#fileBytes) <= LAG_MAX_BYTES) return
-      if (this.#readers.size === 0) throw new AbandonedError(`${this.digest}: nobody is reading it`)
-      await new Promise<void>((resolve) => {
+      if (this.#readers.count === 0)
+        throw new AbandonedError(`${this.digest}: nobody is reading it`)
+      const hasMoved = new Promise<void>((resolve) => {
         this.#readerMoved = resolve
       })
+      const cancel = this.#clock.setTimer(LAGGARD_WAIT_MS, () => this.#dropLaggards())
+      await hasMoved
+      cancel()
       this.#readerMoved = undefined
       this.#trimWindow()
     }
   }
 
-  async #hash(): Promise<string> {
-    return this.#digestRun?.finish() ?? this.#inlineHash?.digest('hex') ?? ''
+  /** One client that takes nothing must not hold up all others: it is cut off, and may ask for the rest. */
+  #dropLaggards(): void {
+    const error = new Error('too slow for a download that cannot be kept')
+    this.#readers.failBefore(this.receivedBytes - LAG_MAX_BYTES, error)
+    this.#readerMoved?.()
   }
 
-  #wakeReaders(): void {
-    for (const reader of this.#readers) reader.wake()
+  async #hash(): Promise<string> {
+    if (!this.#digestRun) return this.#inlineHash?.digest('hex') ?? ''
+    try {
+      return await this.#digestRun.finish()
+    } catch (error) {
+      if (this.#failure) throw error
+      // The thread could not read the file, or died; that is no fault of the bytes.
+      return this.#hashAgain()
+    }
+  }
+
+  async #hashAgain(): Promise<string> {
+    const hasher = hasherFor(this.digest)
+    const scratch = Buffer.allocUnsafeSlow(BLOCK_BYTES)
+    for (let position = 0; position < this.#publishedBytes;) {
+      const view = this.#window.viewAt(position, this.#publishedBytes, BLOCK_BYTES)
+      const bytes = view ?? (await this.#readFile(position, scratch))
+      hasher.update(bytes)
+      position += bytes.length
+    }
+    return hasher.digest('hex')
   }
 
   async #closeIfUnused(): Promise<void> {
-    if (!this.#writerDone || this.#readers.size > 0 || this.#isClosed) return
+    if (!this.#writerDone || this.#readers.count > 0 || this.#isClosed) return
     this.#isClosed = true
     this.#window.clear()
     await this.#handle?.close()

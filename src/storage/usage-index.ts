@@ -7,7 +7,13 @@ import { open, type RootDatabase } from 'lmdb'
 import type { Logger } from 'pino'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import { ensureDirectory, readSmallFile, removeFile, removeTree } from './filesystem.ts'
+import {
+  StorageError,
+  ensureDirectory,
+  readSmallFile,
+  removeFile,
+  removeTree,
+} from './filesystem.ts'
 import type { FileWriter } from './file-writer.ts'
 import { isLmdbFileSound } from './lmdb-file.ts'
 import type { StoragePaths } from './paths.ts'
@@ -41,11 +47,15 @@ export interface UsageIndexDeps {
 
 export class UsageIndex {
   readonly #database: RootDatabase<StoredValue | number, string>
+  readonly #file: string
+  #hasFailed = false
 
   private constructor(file: string) {
+    this.#file = file
     this.#database = open<StoredValue | number, string>({ path: file })
     const format = this.#database.get(COMPLETE_KEY)
     if (format !== undefined && format !== FORMAT) {
+      void this.#database.close()
       throw new Error(`its format is ${String(format)}, expected ${FORMAT}`)
     }
   }
@@ -94,9 +104,10 @@ export class UsageIndex {
   }
 
   async markComplete(isComplete: boolean): Promise<void> {
-    await (isComplete
-      ? this.#database.put(COMPLETE_KEY, FORMAT)
-      : this.#database.remove(COMPLETE_KEY))
+    const database = this.#database
+    await this.#commit(
+      isComplete ? database.put(COMPLETE_KEY, FORMAT) : database.remove(COMPLETE_KEY),
+    )
   }
 
   get(digest: Digest, repository: RepositoryName | undefined): UsageEntry | undefined {
@@ -106,16 +117,18 @@ export class UsageIndex {
 
   /** Adds or replaces. The result of a batch is all or nothing, and survives a crash once it resolves. */
   async put(entries: readonly UsageEntry[]): Promise<void> {
-    await this.#database.batch(() => {
+    const write = (): void => {
       for (const { digest, kind, lastUsedMs, repository } of entries) {
         const value: StoredValue = [kind === 'blob' ? 0 : 1, lastUsedMs]
-        void this.#database.put(keyOf(digest, repository), value)
+        // The batch tells whether all of it succeeded.
+        this.#database.put(keyOf(digest, repository), value).catch(() => undefined)
       }
-    })
+    }
+    await this.#commit(this.#database.batch(write))
   }
 
   async remove(digest: Digest, repository: RepositoryName | undefined): Promise<void> {
-    await this.#database.remove(keyOf(digest, repository))
+    await this.#commit(this.#database.remove(keyOf(digest, repository)))
   }
 
   /** Entries of one digest: who still links it. */
@@ -142,9 +155,25 @@ export class UsageIndex {
     }
   }
 
+  /** After a write that failed there is nothing to flush, and lmdb would wait for it for ever. */
   async close(): Promise<void> {
+    if (this.#hasFailed) return
     await this.#database.flushed
     await this.#database.close()
+  }
+
+  async #commit(change: Promise<unknown>): Promise<void> {
+    try {
+      await change
+      this.#hasFailed = false
+    } catch (error) {
+      this.#hasFailed = true
+      // lmdb tells the reason by a promise of its own, which nobody may have asked for.
+      const reason =
+        error instanceof Error && 'commitError' in error ? error.commitError : undefined
+      if (reason instanceof Promise) reason.catch(() => undefined)
+      throw new StorageError('write', this.#file, error)
+    }
   }
 }
 

@@ -5,7 +5,7 @@ import type { Digest } from '../../../src/oci/digest.ts'
 import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
 import type { StoragePaths } from '../../../src/storage/paths.ts'
 import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
-import { ContentMismatchError } from '../../../src/storage/spool.ts'
+import { ContentMismatchError } from '../../../src/storage/spool-error.ts'
 import { bytesOf, blobOf } from '../../support/images.ts'
 import {
   expectSame,
