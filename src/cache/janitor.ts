@@ -54,6 +54,8 @@ export class Janitor {
   /** Until a scan has seen the whole tree, no bytes are removed: a link might not be in the index. */
   #hasSeenAll = false
   #stopped = false
+  /** Why each step failed the last time. */
+  readonly #failing = new Map<string, string>()
 
   constructor(deps: JanitorDeps, options: JanitorOptions) {
     this.#deps = deps
@@ -189,7 +191,12 @@ export class Janitor {
   async #step(failure: string, action: () => Promise<void>): Promise<void> {
     try {
       await action()
+      this.#failing.delete(failure)
     } catch (error) {
+      // A full disk stays full for many rounds; it is told of once.
+      const reason = error instanceof Error ? error.message : String(error)
+      if (this.#failing.get(failure) === reason) return
+      this.#failing.set(failure, reason)
       this.#deps.logger.error({ err: error }, failure)
     }
   }

@@ -66,7 +66,7 @@ export class ManifestCache {
    */
   byDigest(repository: Repository, digest: Digest): ManifestAnswer | Promise<ManifestAnswer> {
     return (
-      this.#fromMemory(repository, { digest, checkedAtMs: undefined }) ??
+      this.#fromMemory(repository, { digest, checkedAtMs: undefined, isStored: true }) ??
       this.#find(repository, digest)
     )
   }
@@ -192,6 +192,13 @@ export class ManifestCache {
       if (!bytes || !content) return undefined
       const info = await storage.attempt(() => blobs.stat(digest))
       hot = hotContent(bytes, content, info?.storedAtMs ?? this.#deps.clock.now())
+    }
+    const { bytes } = hot
+    if (!membership.isLinked(repository, digest, 'manifest')) {
+      // A disk that was full when it came may not have it: never a link to nothing.
+      await storage.attempt(async () => {
+        if (!(await blobs.stat(digest))) await blobs.put(digest, bytes)
+      })
     }
     await membership.prove(repository, digest, 'manifest', () => this.#confirm(repository, digest))
     this.#remember(repository, digest, hot)

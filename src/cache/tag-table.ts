@@ -19,6 +19,8 @@ export interface TagState {
   readonly digest: Digest
   /** Undefined: not since this process started. */
   readonly checkedAtMs: number | undefined
+  /** Whether the disk has it; one that was full is told again at the next check. */
+  readonly isStored: boolean
 }
 
 export class TagTable {
@@ -53,7 +55,7 @@ export class TagTable {
     if (known) return known
     const read = (): Promise<Digest | undefined> => this.#index.readTag(repository.storedName, tag)
     const digest = await this.#storage.attempt(read)
-    return digest && { digest, checkedAtMs: undefined }
+    return digest && { digest, checkedAtMs: undefined, isStored: true }
   }
 
   isFresh(state: TagState): boolean {
@@ -67,13 +69,19 @@ export class TagTable {
 
   /** The upstream has just said that the tag points to `digest`. The disk is told only when it moved. */
   async confirm(repository: Repository, tag: Tag, digest: Digest): Promise<TagState> {
+    const key = keyOf(repository.storedName, tag)
     const before = await this.read(repository, tag)
-    const state: TagState = { digest, checkedAtMs: this.#clock.now() }
-    this.#tags.set(keyOf(repository.storedName, tag), state)
-    this.#absent.delete(keyOf(repository.storedName, tag))
-    if (before?.digest !== digest) {
-      await this.#storage.attempt(() => this.#index.setTag(repository.storedName, tag, digest))
+    const isKnown = before?.digest === digest && before.isStored
+    const checkedAtMs = this.#clock.now()
+    this.#tags.set(key, { digest, checkedAtMs, isStored: isKnown })
+    this.#absent.delete(key)
+    const write = async (): Promise<true> => {
+      await this.#index.setTag(repository.storedName, tag, digest)
+      return true
     }
+    const isStored = isKnown || (await this.#storage.attempt(write)) === true
+    const state: TagState = { digest, checkedAtMs, isStored }
+    this.#tags.set(key, state)
     return state
   }
 

@@ -2,22 +2,18 @@
 // index that is lost, torn or from another version is thrown away and rebuilt by scanning, while serving.
 // The engine is lmdb: transactions survive `kill -9`, and opening a million entries takes milliseconds.
 
-import path from 'node:path'
-import { open, type RootDatabase } from 'lmdb'
-import type { Logger } from 'pino'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
-import {
-  StorageError,
-  ensureDirectory,
-  readSmallFile,
-  removeFile,
-  removeTree,
-} from './filesystem.ts'
-import type { FileWriter } from './file-writer.ts'
-import { isLmdbFileSound } from './lmdb-file.ts'
-import type { StoragePaths } from './paths.ts'
+import { StorageError } from './filesystem.ts'
 import type { LinkKind } from './repository-index.ts'
+import {
+  COMPLETE_KEY,
+  FORMAT,
+  openUsageDatabase,
+  type StoredValue,
+  type UsageDatabase,
+  type UsageDatabaseDeps,
+} from './usage-database.ts'
 
 export interface UsageEntry {
   readonly digest: Digest
@@ -27,84 +23,48 @@ export interface UsageEntry {
   readonly lastUsedMs: number
 }
 
-type StoredValue = readonly [kind: 0 | 1, lastUsedMs: number]
-
-/** Another meaning of the stored values gets another number, and old ones are rebuilt. */
-const FORMAT = 1
-/** Says that a scan has seen the whole tree. Sorts before every digest. */
-const COMPLETE_KEY = '!complete'
 /** First and last key that can be an entry's: digests start with `sha`. */
 const FIRST_KEY = 's'
 const END_KEY = 't'
 /** Entries looked at between two turns of the event loop. */
 const CHUNK_ENTRIES = 2_000
 
-export interface UsageIndexDeps {
-  readonly paths: StoragePaths
-  readonly writer: FileWriter
-  readonly logger: Logger
-}
-
 export class UsageIndex {
-  readonly #database: RootDatabase<StoredValue | number, string>
-  readonly #file: string
+  readonly #deps: UsageDatabaseDeps
+  #database: UsageDatabase | undefined
+  #opening: Promise<UsageDatabase> | undefined
   #hasFailed = false
 
-  private constructor(file: string) {
-    this.#file = file
-    this.#database = open<StoredValue | number, string>({ path: file })
-    const format = this.#database.get(COMPLETE_KEY)
-    if (format !== undefined && format !== FORMAT) {
-      void this.#database.close()
-      throw new Error(`its format is ${String(format)}, expected ${FORMAT}`)
-    }
+  private constructor(deps: UsageDatabaseDeps) {
+    this.#deps = deps
   }
 
   /**
-   * Opens the index. What cannot be read is discarded. A damaged map can end the whole process without an
-   * exception; a marker file tells that this has happened, so that it happens once at most.
+   * Opens the index. On a full disk it knows nothing for the time being, and takes what it is told as soon as
+   * there is room: a cache starts on a full disk too.
    */
-  static async open(deps: UsageIndexDeps): Promise<UsageIndex> {
-    const { logger, paths, writer } = deps
-    const marker = path.join(paths.index, 'opening')
-    const startOver = async (reason: unknown): Promise<void> => {
-      logger.warn({ err: reason }, 'the index of last uses cannot be read; it is rebuilt')
-      await removeTree(paths.index)
-      await ensureDirectory(paths.index)
-    }
-    const crashed = await readSmallFile(marker).then(
-      (bytes) => bytes !== undefined,
-      () => true,
-    )
-    if (crashed) await startOver(new Error('the last attempt to read it ended the process'))
-    await ensureDirectory(paths.index).catch(startOver)
-    const file = fileIn(paths)
-    if (!(await isLmdbFileSound(file))) await startOver(new Error(`${file} is damaged`))
-    // A full disk must not stop the start; without the marker a crash is met by the check above alone.
-    await writer
-      .write(marker, 'removed when the index has been read once\n')
-      .catch((error: unknown) => {
-        logger.warn({ err: error }, 'could not note that the index is being opened')
-      })
-    let index: UsageIndex
+  static async open(deps: UsageDatabaseDeps): Promise<UsageIndex> {
+    const index = new UsageIndex(deps)
     try {
-      index = new UsageIndex(file)
-      for await (const entry of index.entries()) void entry
+      await index.#ready()
     } catch (error) {
-      await startOver(error)
-      index = new UsageIndex(file)
+      if (!(error instanceof StorageError)) throw error
+      deps.logger.error(
+        { err: error },
+        'no index of last uses: nothing expires until there is room',
+      )
     }
-    await removeFile(marker)
     return index
   }
 
   /** Whether the index has everything that is on disk. */
   get isComplete(): boolean {
-    return this.#database.get(COMPLETE_KEY) === FORMAT
+    return this.#database?.get(COMPLETE_KEY) === FORMAT
   }
 
+  /** @throws {StorageError} */
   async markComplete(isComplete: boolean): Promise<void> {
-    const database = this.#database
+    const database = await this.#ready()
     await this.#commit(
       isComplete ? database.put(COMPLETE_KEY, FORMAT) : database.remove(COMPLETE_KEY),
     )
@@ -112,54 +72,58 @@ export class UsageIndex {
 
   get(digest: Digest, repository: RepositoryName | undefined): UsageEntry | undefined {
     const key = keyOf(digest, repository)
-    return entryOf(key, this.#database.get(key))
+    return entryOf(key, this.#database?.get(key))
   }
 
-  /** Adds or replaces. The result of a batch is all or nothing, and survives a crash once it resolves. */
+  /**
+   * Adds or replaces. The result of a batch is all or nothing, and survives a crash once it resolves.
+   *
+   * @throws {StorageError} nothing of it is kept
+   */
   async put(entries: readonly UsageEntry[]): Promise<void> {
+    const database = await this.#ready()
     const write = (): void => {
       for (const { digest, kind, lastUsedMs, repository } of entries) {
         const value: StoredValue = [kind === 'blob' ? 0 : 1, lastUsedMs]
         // The batch tells whether all of it succeeded.
-        this.#database.put(keyOf(digest, repository), value).catch(() => undefined)
+        database.put(keyOf(digest, repository), value).catch(() => undefined)
       }
     }
-    await this.#commit(this.#database.batch(write))
+    await this.#commit(database.batch(write))
   }
 
+  /** @throws {StorageError} */
   async remove(digest: Digest, repository: RepositoryName | undefined): Promise<void> {
-    await this.#commit(this.#database.remove(keyOf(digest, repository)))
+    const database = await this.#ready()
+    await this.#commit(database.remove(keyOf(digest, repository)))
   }
 
   /** Entries of one digest: who still links it. */
   ofDigest(digest: Digest): UsageEntry[] {
-    const range = this.#database.getRange({ start: `${digest} `, end: `${digest}!` })
+    const range = this.#database?.getRange({ start: `${digest} `, end: `${digest}!` }) ?? []
     return [...range].flatMap(({ key, value }) => entryOf(key, value) ?? [])
   }
 
   /** Every entry, in the order of digests; gives way to other work now and then. */
   async *entries(): AsyncGenerator<UsageEntry> {
-    for (let start = FIRST_KEY; ;) {
-      const chunk = [...this.#database.getRange({ start, end: END_KEY, limit: CHUNK_ENTRIES })]
-      for (const { key, value } of chunk) {
-        const entry = entryOf(key, value)
-        if (entry) yield entry
-      }
-      const last = chunk.at(-1)
-      if (!last || chunk.length < CHUNK_ENTRIES) return
-      // The smallest key after the last one.
-      start = `${last.key}\u0001`
-      await new Promise((resolve) => {
-        setImmediate(resolve)
-      })
-    }
+    if (this.#database) yield* entriesIn(this.#database)
   }
 
   /** After a write that failed there is nothing to flush, and lmdb would wait for it for ever. */
   async close(): Promise<void> {
     if (this.#hasFailed) return
-    await this.#database.flushed
-    await this.#database.close()
+    await this.#database?.flushed
+    await this.#database?.close()
+  }
+
+  /** @throws {StorageError} there is no room for it */
+  async #ready(): Promise<UsageDatabase> {
+    if (this.#database) return this.#database
+    this.#opening ??= openUsageDatabase(this.#deps, readThrough).finally(() => {
+      this.#opening = undefined
+    })
+    this.#database = await this.#opening
+    return this.#database
   }
 
   async #commit(change: Promise<unknown>): Promise<void> {
@@ -172,13 +136,30 @@ export class UsageIndex {
       const reason =
         error instanceof Error && 'commitError' in error ? error.commitError : undefined
       if (reason instanceof Promise) reason.catch(() => undefined)
-      throw new StorageError('write', this.#file, error)
+      throw new StorageError('write', this.#deps.paths.index, error)
     }
   }
 }
 
-function fileIn(paths: StoragePaths): string {
-  return path.join(paths.index, 'usage.mdb')
+async function* entriesIn(database: UsageDatabase): AsyncGenerator<UsageEntry> {
+  for (let start = FIRST_KEY; ;) {
+    const chunk = [...database.getRange({ start, end: END_KEY, limit: CHUNK_ENTRIES })]
+    for (const { key, value } of chunk) {
+      const entry = entryOf(key, value)
+      if (entry) yield entry
+    }
+    const last = chunk.at(-1)
+    if (!last || chunk.length < CHUNK_ENTRIES) return
+    // The smallest key after the last one.
+    start = `${last.key}\u0001`
+    await new Promise((resolve) => {
+      setImmediate(resolve)
+    })
+  }
+}
+
+async function readThrough(database: UsageDatabase): Promise<void> {
+  for await (const entry of entriesIn(database)) void entry
 }
 
 function keyOf(digest: Digest, repository: RepositoryName | undefined): string {
