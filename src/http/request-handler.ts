@@ -132,7 +132,8 @@ function remoteAddress(request: IncomingMessage): string {
     const [first = ''] = String(forwarded).split(',')
     if (isIP(first.trim())) return first.trim()
   }
-  return request.socket.remoteAddress ?? '-'
+  // An IPv4 client of a socket that takes both kinds.
+  return request.socket.remoteAddress?.replace(/^::ffff:(?=\d+\.)/, '') ?? '-'
 }
 
 function detailOf(detail: unknown): string | undefined {
