@@ -151,7 +151,7 @@ async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
 
 /** What, where, and how to use it, in one line. */
 function startLine({ http, proxy, storage }: Configuration, listenUrl: string): string {
-  const url = http.host ?? listenUrl
+  const url = http.host === undefined ? listenUrl : `${http.host.replace(/\/$/, '')}${http.prefix}`
   return (
     `Registry configured as a proxy cache to ${proxy.remoteUrl}: ` +
     `serving on ${url}, keeping data in ${storage.rootDirectory}. ` +
@@ -179,6 +179,8 @@ async function load(
   } catch (error) {
     if (!(error instanceof ConfigurationError)) throw error
     complain(`${error.message}\n`)
+    // A misspelt key may be the reason.
+    for (const warning of error.warnings) complain(`warning: ${warning}\n`)
     return undefined
   }
 }

@@ -197,7 +197,7 @@ export async function startService(
       registry,
       app: listenerOf(publicApp({ health, metrics })),
     },
-    { headers: http.headers },
+    { headers: http.headers, rateLimitStatus: proxy.rateLimitStatus },
   )
   const listener = new Listener(
     { clock, handler: (request, response) => handler.handle(request, response) },

@@ -22,8 +22,7 @@ export function clientError(error: unknown, upstream: string, absentCode: Absent
   if (!(error instanceof UpstreamError)) return error
   const detail = { upstream, reason: error.message }
   if (isAbsence(error)) return new RegistryError(absentCode, { detail, cause: error })
-  // A 429 would stall Podman for minutes and make containerd ask five times at once.
-  return new RegistryError('UNAVAILABLE', {
+  return new RegistryError(error.kind === 'rate-limited' ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', {
     detail,
     retryAfterMs: error.retryAfterMs ?? RETRY_AFTER_DEFAULT_MS,
     cause: error,

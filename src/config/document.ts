@@ -133,6 +133,7 @@ const proxy = section({
   password: secret(),
   ttl: withDefault(duration({ example: '168h', mayBeNegative: true }), 168 * HOUR_MS),
   tagttl: withDefault(duration({ example: '60s' }), MINUTE_MS),
+  ratelimitstatus: withDefault(choice('503', '429'), '503'),
   allowedrealms: list(realm()),
   exec: refused(
     'credentials from a command are not supported by this version; use proxy.username and proxy.password',

@@ -56,6 +56,7 @@ export function formatConfiguration(configuration: Configuration): string {
       password: proxy.password,
       ttl: formatDuration(proxy.ttlMs),
       tagttl: formatDuration(proxy.tagTtlMs),
+      ratelimitstatus: proxy.rateLimitStatus,
       allowedrealms: proxy.allowedRealms,
     },
   }

@@ -21,6 +21,7 @@ import {
   type StorageConfiguration,
 } from './schema.ts'
 
+const TTL_MIN_MS = 1_000
 const CHECK_INTERVAL_MS = 10_000
 const PURGE_INTERVAL_MS = 24 * 3_600_000
 const DRAIN_TIMEOUT_MS = 30_000
@@ -111,6 +112,9 @@ function redisOf(document: Document['redis'], findings: Findings): RedisConfigur
   }
   const addresses = addr ? [addr] : addrs
   if (addresses.length === 0) return undefined
+  if (addresses.length > 1 && !document.mastername) {
+    findings.warning('redis.addrs', 'a cluster is not supported; only the first address is used')
+  }
   const rootCaPaths = [...tls.rootcas, ...tls.clientcas]
   const usesTls = tls.enabled ?? Boolean(tls.certificate || tls.key || rootCaPaths.length > 0)
   if (Boolean(tls.certificate) !== Boolean(tls.key)) {
@@ -219,11 +223,23 @@ function proxyOf(
     remoteUrl: remoteUrlOf(proxy.remoteurl, findings),
     username,
     password,
-    ttlMs: positiveOr(0, proxy.ttl),
+    ttlMs: ttlOf(proxy.ttl, findings),
     tagTtlMs: proxy.tagttl,
+    rateLimitStatus: proxy.ratelimitstatus === '429' ? 429 : 503,
     allowedRealms: proxy.allowedrealms,
-    environmentProxy: environmentProxyOf(environment),
+    environmentProxy: environmentProxyOf(environment, findings),
   }
+}
+
+/** A ttl of some microseconds empties the cache it is meant for: `ttl: 3600` is nanoseconds in distribution. */
+function ttlOf(ms: number, findings: Findings): number {
+  if (ms > 0 && ms < TTL_MIN_MS) {
+    findings.problem(
+      'proxy.ttl',
+      'expected a second or more; a bare number counts nanoseconds, so write 168h',
+    )
+  }
+  return positiveOr(0, ms)
 }
 
 function remoteUrlOf(url: string | undefined, findings: Findings): string {
@@ -246,12 +262,19 @@ function remoteUrlOf(url: string | undefined, findings: Findings): string {
 }
 
 /** As curl and Go do: lower case wins. */
-function environmentProxyOf(environment: Environment): EnvironmentProxy {
+function environmentProxyOf(environment: Environment, findings: Findings): EnvironmentProxy {
   const valueOf = (name: string): string | undefined =>
     environment[name] || environment[name.toUpperCase()] || undefined
+  const proxyOf = (name: string): string | undefined => {
+    const value = valueOf(name)
+    const isUsable = value === undefined || /^(?:https?:\/\/)?[^\s/]+\/?$/i.test(value)
+    if (!isUsable)
+      findings.problem(name, 'expected an http or https proxy such as http://host:3128')
+    return value
+  }
   return {
-    httpProxy: valueOf('http_proxy'),
-    httpsProxy: valueOf('https_proxy'),
+    httpProxy: proxyOf('http_proxy'),
+    httpsProxy: proxyOf('https_proxy'),
     noProxy: valueOf('no_proxy'),
   }
 }

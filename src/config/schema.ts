@@ -119,6 +119,8 @@ export interface ProxyConfiguration {
   readonly ttlMs: number
   /** A tag is answered for this long without asking upstream; 0: ask each time. */
   readonly tagTtlMs: number
+  /** What clients get when the upstream says 429 and nothing is cached. */
+  readonly rateLimitStatus: 429 | 503
   /** Where, besides the remote's own host, tokens may be asked for: `host`, `host:port`, `https://host/path`. */
   readonly allowedRealms: readonly string[]
   readonly environmentProxy: EnvironmentProxy

@@ -12,9 +12,22 @@ export interface ErrorResponse {
   readonly isExpected: boolean
 }
 
-export function errorResponse(error: unknown): ErrorResponse {
+export interface ErrorResponseOptions {
+  /**
+   * `proxy.ratelimitstatus`. An upstream's 429 is told as 503 unless this is 429: it would stall Podman for minutes,
+   * and make containerd ask five times at once.
+   */
+  readonly rateLimitStatus: 429 | 503
+}
+
+export function errorResponse(
+  error: unknown,
+  { rateLimitStatus }: ErrorResponseOptions = { rateLimitStatus: 503 },
+): ErrorResponse {
   const known = error instanceof RegistryError ? error : new RegistryError('UNAVAILABLE')
-  const { code, detail, message, retryAfterMs, status } = known
+  const isHidden = known.code === 'TOOMANYREQUESTS' && rateLimitStatus === 503
+  const { code, message, status } = isHidden ? new RegistryError('UNAVAILABLE') : known
+  const { detail, retryAfterMs } = known
   const headers: Headers = {}
   if (retryAfterMs !== undefined) headers['Retry-After'] = Math.ceil(retryAfterMs / 1000)
   if (status === 405) headers['Allow'] = 'GET, HEAD'

@@ -2,7 +2,7 @@
 // write is refused before its body is read. Answers go straight to Node's response (see exchange.ts); the other
 // routes of this server are Hono's (see app.ts).
 
-import type { BlobAnswer, Freshness, ManifestAnswer } from '../cache/answer.ts'
+import type { BlobAnswer, BlobInfoAnswer, Freshness, ManifestAnswer } from '../cache/answer.ts'
 import type { BlobCache } from '../cache/blob-cache.ts'
 import type { ListingCache, Page } from '../cache/listing-cache.ts'
 import type { ManifestCache } from '../cache/manifest-cache.ts'
@@ -158,16 +158,11 @@ export class RegistryRoutes {
     exchange.digest = digest
     if (exchange.isHead) {
       const answer = this.#deps.blobs.info(repository, digest)
-      const send = ({
-        freshness,
-        sizeBytes,
-      }: {
-        freshness: Freshness
-        sizeBytes: number
-      }): void => {
+      const send = ({ freshness, sizeBytes }: BlobInfoAnswer): void => {
         const headers = this.#blobHeaders(exchange, digest, freshness)
-        headers['Content-Length'] = sizeBytes
-        exchange.begin(200, headers)
+        const { part, status } = selectPart(exchange, digest, sizeBytes, headers)
+        if (status !== 304) headers['Content-Length'] = part.last - part.first + 1
+        exchange.begin(status, headers)
         exchange.response.end()
       }
       return answer instanceof Promise ? answer.then(send) : send(answer)
@@ -179,34 +174,13 @@ export class RegistryRoutes {
   }
 
   #sendBlob(exchange: Exchange, digest: Digest, answer: BlobAnswer): void | Promise<void> {
-    const { sizeBytes } = answer
-    const etag = `"${digest}"`
     const headers = this.#blobHeaders(exchange, digest, answer.freshness)
-    if (!matchesNone(exchange.header('if-none-match'), digest)) {
-      answer.discard()
-      exchange.send(304, headers)
-      return
+    const { part, status } = selectPart(exchange, digest, answer.sizeBytes, headers)
+    if (status === 200 || status === 206) {
+      return this.#sendPart(exchange, answer, { headers, part, status })
     }
-    const { range: rangeHeader } = exchange.request.headers
-    const range = selectRange(rangeHeader, exchange.header('if-range'), { etag, sizeBytes })
-    if (range === 'unsatisfiable') {
-      answer.discard()
-      exchange.begin(416, {
-        ...headers,
-        'Content-Range': `bytes */${sizeBytes}`,
-        'Content-Length': 0,
-      })
-      exchange.response.end()
-      return
-    }
-    const part: ByteRange = range === 'whole' ? { first: 0, last: sizeBytes - 1 } : range
-    if (range !== 'whole')
-      headers['Content-Range'] = `bytes ${part.first}-${part.last}/${sizeBytes}`
-    return this.#sendPart(exchange, answer, {
-      headers,
-      part,
-      status: range === 'whole' ? 200 : 206,
-    })
+    answer.discard()
+    exchange.send(status, headers)
   }
 
   #sendPart(
@@ -302,6 +276,27 @@ export class RegistryRoutes {
   #link(path: string, parameters: URLSearchParams): string {
     return `<${this.#base}${path}?${parameters.toString()}>; rel="next"`
   }
+}
+
+/** Which part of a blob is asked for, and how it is answered. Adds `Content-Range` to the headers. */
+function selectPart(
+  exchange: Exchange,
+  digest: Digest,
+  sizeBytes: number,
+  headers: Headers,
+): { status: 200 | 206 | 304 | 416; part: ByteRange } {
+  const nothing = { first: 0, last: -1 }
+  if (!matchesNone(exchange.header('if-none-match'), digest)) return { status: 304, part: nothing }
+  const { range: rangeHeader } = exchange.request.headers
+  const content = { etag: `"${digest}"`, sizeBytes }
+  const range = selectRange(rangeHeader, exchange.header('if-range'), content)
+  if (range === 'whole') return { status: 200, part: { first: 0, last: sizeBytes - 1 } }
+  if (range === 'unsatisfiable') {
+    headers['Content-Range'] = `bytes */${sizeBytes}`
+    return { status: 416, part: nothing }
+  }
+  headers['Content-Range'] = `bytes ${range.first}-${range.last}/${sizeBytes}`
+  return { status: 206, part: range }
 }
 
 function pathOf(url: string): string {

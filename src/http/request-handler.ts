@@ -9,7 +9,7 @@ import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import type { AccessLog } from '../telemetry/access-log.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import { errorResponse } from './error-response.ts'
+import { errorResponse, type ErrorResponseOptions } from './error-response.ts'
 import { Exchange } from './exchange.ts'
 import type { RegistryRoutes } from './registry-routes.ts'
 
@@ -24,16 +24,19 @@ export interface RequestHandlerDeps {
   readonly app: (request: IncomingMessage, response: ServerResponse) => unknown
 }
 
+export interface RequestHandlerOptions extends ErrorResponseOptions {
+  /** `http.headers`: added to every answer of the registry. */
+  readonly headers: Readonly<Record<string, readonly string[]>>
+}
+
 export class RequestHandler {
   readonly #deps: RequestHandlerDeps
+  readonly #options: RequestHandlerOptions
   /** Names and values in turn. */
   readonly #commonHeaders: readonly string[]
 
-  /** @param options.headers `http.headers`: added to every answer of the registry */
-  constructor(
-    deps: RequestHandlerDeps,
-    options: { headers: Readonly<Record<string, readonly string[]>> },
-  ) {
+  constructor(deps: RequestHandlerDeps, options: RequestHandlerOptions) {
+    this.#options = options
     this.#deps = deps
     const configured = Object.entries(options.headers).flatMap(([name, values]) =>
       values.flatMap((value) => [name, value]),
@@ -63,7 +66,7 @@ export class RequestHandler {
 
   #fail(exchange: Exchange, error: unknown): void {
     const { response } = exchange
-    const { body, headers, isExpected, status } = errorResponse(error)
+    const { body, headers, isExpected, status } = errorResponse(error, this.#options)
     const reason = error instanceof Error ? error.message : String(error)
     exchange.failure = detailOf(body.errors[0]?.detail) ?? reason
     if (response.headersSent) {

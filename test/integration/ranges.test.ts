@@ -148,3 +148,32 @@ describe('a range of a blob that is arriving', () => {
     await layover.stored(blob.digest)
   })
 })
+
+describe('HEAD of a blob', () => {
+  it.each(['cold', 'warm'] as const)(
+    'answers conditions and ranges as GET would (%s)',
+    async (state) => {
+      const { layover, upstream } = await startLayover()
+      const blob = blobOf(SIZE, 'head')
+      upstream.addBlob(NAME, blob)
+      const path = `/v2/${NAME}/blobs/${blob.digest}`
+      if (state === 'warm') {
+        await layover.get(path)
+        await layover.stored(blob.digest)
+      }
+      const head = async (headers: Record<string, string>): Promise<unknown[]> => {
+        const answer = await layover.head(path, { headers })
+        return [answer.status, answer.header('content-length'), answer.header('content-range')]
+      }
+
+      expect(await head({ Range: 'bytes=0-9' })).toEqual([206, '10', `bytes 0-9/${SIZE}`])
+      expect(await head({ Range: `bytes=${SIZE}-` })).toEqual([416, '0', `bytes */${SIZE}`])
+      expect(await head({ 'If-None-Match': `"${blob.digest}"` })).toEqual([
+        304,
+        undefined,
+        undefined,
+      ])
+      expect(await head({})).toEqual([200, String(SIZE), undefined])
+    },
+  )
+})

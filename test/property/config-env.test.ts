@@ -45,7 +45,12 @@ const setting = fc.oneof(
   ),
   fc.tuple(fc.constant('http.headers.x-a'), fc.constant('HTTP_HEADERS_X-A'), fc.array(word)),
   fc.tuple(fc.constant('catalog.maxentries'), fc.constant('CATALOG_MAXENTRIES'), port),
-  fc.tuple(fc.constant('proxy.ttl'), fc.constant('PROXY_TTL'), durationText),
+  // Less than a second is refused, as it would empty the cache.
+  fc.tuple(
+    fc.constant('proxy.ttl'),
+    fc.constant('PROXY_TTL'),
+    fc.nat(10_000).map((hours) => `${hours}h`),
+  ),
   fc.tuple(fc.constant('proxy.tagttl'), fc.constant('PROXY_TAGTTL'), durationText),
   fc.tuple(
     fc.constant('health.file'),

@@ -255,7 +255,10 @@ describe('configurations that must not start', () => {
 
   it('names every misspelt and misplaced key', () => {
     const { problems, warnings } = loadFixture('typos')
-    expect(problems).toEqual(['storage.cahce: unknown key; did you mean cache?'])
+    expect(problems).toEqual([
+      'storage.cahce: unknown key; did you mean cache?',
+      'proxy.ttl: expected a second or more; a bare number counts nanoseconds, so write 168h',
+    ])
     expect(warnings).toEqual([
       'logs: unknown key, ignored; did you mean log?',
       'htttp: unknown key, ignored; did you mean http?',

@@ -41,6 +41,7 @@ describe('formatConfiguration', () => {
         '  remoteurl: https://registry.example.com',
         '  ttl: 168h0m0s',
         '  tagttl: 1m0s',
+        '  ratelimitstatus: 503',
         '',
       ].join('\n'),
     )

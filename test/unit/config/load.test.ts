@@ -45,6 +45,7 @@ describe('what a configuration may be', () => {
         password: undefined,
         ttlMs: 604_800_000,
         tagTtlMs: 60_000,
+        rateLimitStatus: 503,
         allowedRealms: [],
         environmentProxy: { httpProxy: undefined, httpsProxy: undefined, noProxy: undefined },
       },
@@ -298,6 +299,9 @@ describe('proxy', () => {
   it('takes 0 for tags that are asked for each time, and nothing below', () => {
     expect(load(proxy('tagttl: 0')).configuration?.proxy.tagTtlMs).toBe(0)
     expect(load(proxy('tagttl: -1s')).problems).toHaveLength(1)
+    expect(load(proxy('ttl: 3600')).problems[0]).toContain('a bare number counts nanoseconds')
+    expect(load(proxy('ratelimitstatus: 429')).configuration?.proxy.rateLimitStatus).toBe(429)
+    expect(load(proxy('ratelimitstatus: 418')).problems).toHaveLength(1)
   })
 
   it('takes hosts and https URLs for realms', () => {

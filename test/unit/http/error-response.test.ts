@@ -6,12 +6,21 @@ describe('an error response', () => {
   it.each(Object.entries(ERROR_KINDS))(
     'of %s has the status and message of the table',
     (code, kind) => {
-      const { body, isExpected, status } = errorResponse(new RegistryError(code as ErrorCode))
+      const { body, isExpected, status } = errorResponse(new RegistryError(code as ErrorCode), {
+        rateLimitStatus: 429,
+      })
       expect(status).toBe(kind.status)
       expect(body).toEqual({ errors: [{ code, message: kind.message }] })
       expect(isExpected).toBe(true)
     },
   )
+
+  it('tells of an upstream that is asked too often as 503, unless it is to say so', () => {
+    const error = new RegistryError('TOOMANYREQUESTS', { retryAfterMs: 7_000 })
+    const { body, headers, status } = errorResponse(error)
+    expect([status, body.errors[0]?.code, headers['Retry-After']]).toEqual([503, 'UNAVAILABLE', 7])
+    expect(errorResponse(error, { rateLimitStatus: 429 }).status).toBe(429)
+  })
 
   it.each([
     new Error('secret detail'),
