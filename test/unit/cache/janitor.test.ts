@@ -56,37 +56,36 @@ async function setUp(onUnlinked: (link: Link, retention: Retention) => void = ()
   return { blobs, clock, janitor, paths, repositories, retention, usage }
 }
 
+type SetUp = Awaited<ReturnType<typeof setUp>>
+
 const blob = blobOf(1000, 'kept or not')
+
+/** Stores the blob for repository A, lets its ttl pass, and sweeps. */
+async function expire({ blobs, clock, janitor, repositories, retention }: SetUp): Promise<void> {
+  const link: Link = { repository: A, digest: blob.digest, kind: 'blob' }
+  await blobs.put(blob.digest, blob.bytes)
+  await repositories.link(link)
+  retention.add(link)
+  await janitor.writeUses()
+  await clock.advance(TTL_MS)
+  await janitor.sweep()
+}
 
 describe('the janitor', () => {
   it('removes what nobody has used for the ttl', async () => {
-    const { blobs, clock, janitor, paths, repositories, retention } = await setUp()
-    await blobs.put(blob.digest, blob.bytes)
-    const link: Link = { repository: A, digest: blob.digest, kind: 'blob' }
-    await repositories.link(link)
-    retention.add(link)
-    await janitor.writeUses()
-    await clock.advance(TTL_MS)
-    await janitor.sweep()
-    expect(existsSync(paths.blobData(blob.digest))).toBe(false)
+    const all = await setUp()
+    await expire(all)
+    expect(existsSync(all.paths.blobData(blob.digest))).toBe(false)
   })
 
   it('leaves the bytes that another repository begins to use while the last link goes', async () => {
     const other: Link = { repository: B, digest: blob.digest, kind: 'blob' }
-    const { blobs, clock, janitor, paths, repositories, retention, usage } = await setUp(
-      (unlinked, noting) => {
-        if (unlinked.repository === A) noting.add(other)
-      },
-    )
-    await blobs.put(blob.digest, blob.bytes)
-    const link: Link = { repository: A, digest: blob.digest, kind: 'blob' }
-    await repositories.link(link)
-    retention.add(link)
-    await janitor.writeUses()
-    await clock.advance(TTL_MS)
-    await janitor.sweep()
-    expect(existsSync(paths.blobData(blob.digest))).toBe(true)
-    expect(usage.ofDigest(blob.digest).map(({ repository }) => repository)).toEqual([B])
+    const all = await setUp((unlinked, noting) => {
+      if (unlinked.repository === A) noting.add(other)
+    })
+    await expire(all)
+    expect(existsSync(all.paths.blobData(blob.digest))).toBe(true)
+    expect(all.usage.ofDigest(blob.digest).map(({ repository }) => repository)).toEqual([B])
   })
 
   it('keeps what it could not write down for the next time', async () => {
