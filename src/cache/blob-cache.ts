@@ -49,8 +49,8 @@ export class BlobCache {
   readonly #fills = new Map<Digest, RunningFill>()
   /** Downloads for one client each, beside one that can't be joined. */
   readonly #unshared = new Set<BlobFill>()
-  /** Right, whatever a manifest says of their size. */
   readonly #verifying = new InFlight<Digest, boolean>()
+  /** Right, whatever a manifest says of their size. */
   readonly #verified = new LRUCache<Digest, true>({ max: VERIFIED_MAX })
   readonly #questions = new InFlight<string, { sizeBytes: number | undefined }>()
 

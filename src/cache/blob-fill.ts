@@ -7,7 +7,6 @@ import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
-import { StorageError } from '../storage/filesystem.ts'
 import { AbandonedError, ContentMismatchError } from '../storage/spool-error.ts'
 import type { Spool } from '../storage/spool.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
@@ -257,17 +256,11 @@ export class BlobFill {
   /** Readers have everything already: a disk that refuses now costs nobody anything. */
   async #keep(spool: Spool): Promise<void> {
     if (!spool.isKept) return
-    try {
-      await spool.commit(this.#deps.blobs)
-      await this.#deps.onStored(spool)
-    } catch (error) {
-      if (!(error instanceof StorageError)) throw error
-      this.#deps.metrics.storageErrors.inc()
-      this.#deps.logger.error(
-        { err: error, digest: this.digest },
-        'the blob was served, but is not kept',
-      )
-    }
+    const { blobs, onStored, storage } = this.#deps
+    await storage.attempt(async () => {
+      await spool.commit(blobs)
+      await onStored(spool)
+    })
   }
 
   async #release(): Promise<void> {

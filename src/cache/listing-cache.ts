@@ -5,7 +5,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import { sortKeyOf, type RepositoryName } from '../oci/reference.ts'
 import type { RepositoryIndex } from '../storage/repository-index.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { Freshness } from './answer.ts'
@@ -219,12 +219,7 @@ function pageOf<Name extends string>(
 function indexAfter(names: readonly string[], last: string): number {
   const at = names.indexOf(last)
   if (at >= 0) return at + 1
-  const order = orderOf(last)
-  const next = names.findIndex((name) => orderOf(name) > order)
+  const order = sortKeyOf(last)
+  const next = names.findIndex((name) => sortKeyOf(name) > order)
   return next < 0 ? names.length : next
-}
-
-/** registry sorts names component by component: `a/b` comes before `a-b`. */
-function orderOf(name: string): string {
-  return name.replaceAll('/', '\u0000')
 }

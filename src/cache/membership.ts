@@ -42,8 +42,7 @@ export class Membership {
 
   /** Whether the disk, or a manifest seen before, proves it. */
   async isProven(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    const isNamed = this.#proofs.has(keyOf(repository.storedName, digest, kind))
-    return isNamed || this.#hasLink(repository, digest, kind)
+    return this.#isNamed(repository, digest, kind) || this.#hasLink(repository, digest, kind)
   }
 
   /**
@@ -59,12 +58,11 @@ export class Membership {
     askUpstream: () => Promise<unknown>,
   ): Promise<void> {
     const proof = this.#proving.run(keyOf(repository.storedName, digest, kind), async () => {
-      const isProven = await this.isProven(repository, digest, kind)
-      // A manifest may have named what was linked before the last start.
-      const isLinked =
-        this.isLinked(repository, digest, kind) || (await this.#hasLink(repository, digest, kind))
-      if (!isProven && !isLinked) await askUpstream()
-      if (!isLinked) await this.link(repository, digest, kind)
+      // The disk first: a manifest may have named what was linked before the last start.
+      if (this.isLinked(repository, digest, kind)) return
+      if (await this.#hasLink(repository, digest, kind)) return
+      if (!this.#isNamed(repository, digest, kind)) await askUpstream()
+      await this.link(repository, digest, kind)
     })
     await proof.value
   }
@@ -91,6 +89,11 @@ export class Membership {
 
   forget({ repository, digest, kind }: Link): void {
     this.#proofs.delete(keyOf(repository, digest, kind))
+  }
+
+  /** By a manifest of the repository, if not by a link. */
+  #isNamed(repository: Repository, digest: Digest, kind: LinkKind): boolean {
+    return this.#proofs.has(keyOf(repository.storedName, digest, kind))
   }
 
   async #hasLink(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {

@@ -42,12 +42,12 @@ export class Retention {
   /** Something was used. */
   touch({ digest, kind, repository }: Link): void {
     const entry = { digest, kind, repository, lastUsedMs: this.#clock.now() }
-    this.#pending.set(`${digest} ${repository}`, entry)
+    this.#pending.set(keyOf(entry), entry)
   }
 
   /** Whether a use is noted that the index does not know of yet. */
   hasPending(entry: UsageEntry): boolean {
-    return this.#pending.has(`${entry.digest} ${entry.repository ?? ''}`)
+    return this.#pending.has(keyOf(entry))
   }
 
   /** Whether any repository has used this since the notes were taken last. */
@@ -59,7 +59,7 @@ export class Retention {
   /** Takes notes back that could not be written down; newer ones stand. */
   restore(entries: readonly UsageEntry[]): void {
     for (const entry of entries) {
-      const key = `${entry.digest} ${entry.repository ?? ''}`
+      const key = keyOf(entry)
       if (!this.#pending.has(key)) this.#pending.set(key, entry)
     }
   }
@@ -87,4 +87,8 @@ export class Retention {
     const spreadMs = nowMs - Math.floor((fraction * this.#ttlMs) / 2)
     return Math.min(nowMs, Math.max(spreadMs, expiresAtMs - this.#ttlMs))
   }
+}
+
+function keyOf({ digest, repository }: Pick<UsageEntry, 'digest' | 'repository'>): string {
+  return `${digest} ${repository ?? ''}`
 }

@@ -118,7 +118,7 @@ export function section<F extends Readonly<Record<string, Node>>>(
         node.read(mapping?.get(key), { ...place, path: childPath(place.path, key) }),
       ])
       reportWithoutEffect(fields, mapping, place)
-      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- the keys are those of `fields`
+      // The keys are those of `fields`.
       return Object.fromEntries(values) as { readonly [K in keyof F]: ValueOf<F[K]> }
     },
   }
@@ -197,7 +197,6 @@ export function refused(notice: string, { evenEmpty = false } = {}): Opaque {
 
 /** The type of a declaration says what reading it gives; TypeScript loses that in the union. */
 function readNode<N extends Node>(node: N, raw: Yaml, place: Place): ValueOf<N> {
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- see above
   return node.read(raw, place) as ValueOf<N>
 }
 

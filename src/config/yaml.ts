@@ -73,7 +73,7 @@ export function parseYaml(text: string): Yaml {
   if (Buffer.byteLength(text) > SIZE_MAX_BYTES) throw new YamlError('larger than 1 MiB')
   if (!hasContent(text)) return null
   try {
-    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- SCHEMA makes nothing else
+    // SCHEMA makes nothing else.
     return load(text, { schema: SCHEMA, maxAliases: ALIASES_MAX }) as Yaml
   } catch (error) {
     if (!(error instanceof YAMLException)) throw error

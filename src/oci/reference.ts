@@ -21,6 +21,14 @@ export function parseRepositoryName(text: string): RepositoryName | undefined {
   return text.length <= NAME_LENGTH_MAX && NAME.test(text) ? (text as RepositoryName) : undefined
 }
 
+/**
+ * What repository names are sorted by: registry compares them component by component, so that `a/b` comes
+ * before `a-b`.
+ */
+export function sortKeyOf(name: string): string {
+  return name.replaceAll('/', '\u0000')
+}
+
 export function parseTag(text: string): Tag | undefined {
   return TAG.test(text) ? (text as Tag) : undefined
 }

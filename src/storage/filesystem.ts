@@ -78,7 +78,7 @@ export async function readSmallFile(file: string): Promise<Buffer | undefined> {
 }
 
 /** Times that a directory may vanish under us before we give up; once is already rare. */
-const MOVE_TRIES_MAX = 20
+export const MOVE_TRIES_MAX = 20
 
 /** Renames `from` to `to`, making the directory; it may be pruned as empty during any of these steps. */
 export async function moveInto(from: string, to: string): Promise<void> {

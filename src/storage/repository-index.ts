@@ -4,7 +4,13 @@
 
 import path from 'node:path'
 import { parseDigest, type Digest } from '../oci/digest.ts'
-import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
+import {
+  parseRepositoryName,
+  parseTag,
+  sortKeyOf,
+  type RepositoryName,
+  type Tag,
+} from '../oci/reference.ts'
 import { listDirectory, pruneEmptyDirectories, readSmallFile, removeFile } from './filesystem.ts'
 import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
@@ -83,7 +89,7 @@ export class RepositoryIndex {
     for await (const { name, parts } of this.#walkRepositories()) {
       if (parts.has('_manifests')) names.push(name)
     }
-    return names.sort(compareComponents)
+    return names.sort(compareNames)
   }
 
   /** Every link of every repository, in no order. */
@@ -151,9 +157,8 @@ export class RepositoryIndex {
   }
 }
 
-/** registry's order: component by component, so that `a/b` comes before `a-b`. */
-function compareComponents(left: string, right: string): number {
-  const a = left.replaceAll('/', '\u0000')
-  const b = right.replaceAll('/', '\u0000')
+function compareNames(left: string, right: string): number {
+  const a = sortKeyOf(left)
+  const b = sortKeyOf(right)
   return a < b ? -1 : a > b ? 1 : 0
 }

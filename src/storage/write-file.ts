@@ -3,11 +3,8 @@
 import { randomUUID } from 'node:crypto'
 import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import path from 'node:path'
-import { isAbsent } from './filesystem.ts'
+import { MOVE_TRIES_MAX, isAbsent } from './filesystem.ts'
 import type { WriteRequest } from './storage-thread.ts'
-
-/** Times that the directory may be pruned as empty under us before we give up; once is already rare. */
-const TRIES_MAX = 20
 
 /** @throws the system's error; the old file, if any, is still there */
 export function writeFileAtomically({ bytes, file, temporaryDirectory }: WriteRequest): void {
@@ -40,7 +37,7 @@ function moveInto(from: string, to: string): void {
       renameSync(from, to)
       return
     } catch (error) {
-      if (!isAbsent(error) || tries >= TRIES_MAX) throw error
+      if (!isAbsent(error) || tries >= MOVE_TRIES_MAX) throw error
       makeDirectory(path.dirname(to))
     }
   }

@@ -70,7 +70,7 @@ describe('the access log as text', () => {
       const line = written({ ...ENTRY, userAgent: text, referer: text, uri: `/v2/${text}` }, 'text')
       expect(line.match(/[\n\r]/g)).toEqual(['\n'])
       expect(line.replaceAll('\\\\', '').replaceAll('\\"', '').match(/"/g)).toHaveLength(6)
-      // eslint-disable-next-line no-control-regex
+      // oxlint-disable-next-line no-control-regex -- control characters are what must not be there
       expect(line.slice(0, -1)).not.toMatch(/[\u0000-\u001f]/)
     },
   )
