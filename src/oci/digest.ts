@@ -3,7 +3,8 @@
 
 import { createHash, type Hash } from 'node:crypto'
 
-export type DigestAlgorithm = 'sha256' | 'sha384' | 'sha512'
+export const DIGEST_ALGORITHMS = ['sha256', 'sha384', 'sha512'] as const
+export type DigestAlgorithm = (typeof DIGEST_ALGORITHMS)[number]
 
 /** `<algorithm>:<lower-case hex>`, for example `sha256:e3b0c442…`. */
 export type Digest = string & { readonly __brand: 'Digest' }

@@ -8,6 +8,11 @@ export interface Descriptor {
   readonly digest: Digest
   readonly sizeBytes: number
   readonly mediaType: string
+  /**
+   * Whether registries take the manifest only if the repository has this: then the name in the manifest is
+   * proof. Not so for what is to be had elsewhere, for the images of an index, and in manifests of other types.
+   */
+  readonly isProof: boolean
 }
 
 export const MEDIA_TYPES = {
@@ -16,6 +21,25 @@ export const MEDIA_TYPES = {
   ociManifest: 'application/vnd.oci.image.manifest.v1+json',
   ociIndex: 'application/vnd.oci.image.index.v1+json',
 } as const
+
+/** Whether what has this type is an index. */
+const SHAPES: ReadonlyMap<string, boolean> = new Map([
+  [MEDIA_TYPES.dockerManifest, false],
+  [MEDIA_TYPES.dockerList, true],
+  [MEDIA_TYPES.ociManifest, false],
+  [MEDIA_TYPES.ociIndex, true],
+])
+
+/** What these name is looked for by a registry when they are pushed. */
+const CHECKED_TYPES: ReadonlySet<string> = new Set([
+  MEDIA_TYPES.dockerManifest,
+  MEDIA_TYPES.ociManifest,
+])
+
+const BLOB_TYPE = 'application/octet-stream'
+
+/** Layers that need not be in the registry: it was not allowed to pass them on. */
+const FOREIGN_TYPE = /\.(?:foreign|nondistributable)\./
 
 /**
  * What upstreams are asked for, whatever the client asked us: one cached answer serves every client.
@@ -50,7 +74,8 @@ type Json = Readonly<Record<string, unknown>>
 /**
  * Reads a manifest or an index.
  *
- * @throws {ManifestInvalidError} not a JSON object; schema 1; both an image and an index (CVE-2021-41190)
+ * @throws {ManifestInvalidError} not a JSON object; schema 1; an image and an index at once, or one that
+ *   says that it is the other (CVE-2021-41190)
  */
 export function readManifest(bytes: Uint8Array): ManifestContent {
   const json = parseObject(bytes)
@@ -62,13 +87,21 @@ export function readManifest(bytes: Uint8Array): ManifestContent {
     throw new ManifestInvalidError('the manifest claims to be an image and an index at once')
   }
   const mediaType = mediaTypeOf(json)
+  if (SHAPES.has(mediaType) && SHAPES.get(mediaType) !== Array.isArray(children)) {
+    throw new ManifestInvalidError(
+      `the manifest is not of the shape that its type says: ${mediaType}`,
+    )
+  }
   if (Array.isArray(children)) {
-    const manifests = descriptorsIn(children, MEDIA_TYPES.ociManifest)
+    const manifests = descriptorsIn(children, MEDIA_TYPES.ociManifest, false)
     return { mediaType, blobs: [], manifests, amd64: amd64Of(children), subject: subjectOf(json) }
   }
-  // `blobs` is where the retired OCI artifact manifest has its content.
-  const named = [json['config'], ...listOf(json['layers']), ...listOf(json['blobs'])]
-  const blobs = descriptorsIn(named, 'application/octet-stream')
+  const isChecked = CHECKED_TYPES.has(mediaType)
+  const blobs = [
+    ...descriptorsIn([json['config'], ...listOf(json['layers'])], BLOB_TYPE, isChecked),
+    // Where the retired OCI artifact manifest has its content.
+    ...descriptorsIn(listOf(json['blobs']), BLOB_TYPE, false),
+  ]
   return { mediaType, blobs, manifests: [], amd64: undefined, subject: subjectOf(json) }
 }
 
@@ -92,16 +125,21 @@ function mediaTypeOf(json: Json): string {
   return Array.isArray(json['manifests']) ? MEDIA_TYPES.ociIndex : MEDIA_TYPES.ociManifest
 }
 
-function descriptorsIn(list: readonly unknown[], defaultType: string): Descriptor[] {
+function descriptorsIn(
+  list: readonly unknown[],
+  defaultType: string,
+  isChecked: boolean,
+): Descriptor[] {
   if (list.length > REFERENCES_MAX) {
     throw new ManifestInvalidError(`the manifest names more than ${REFERENCES_MAX} objects`)
   }
-  return list.flatMap((item) => descriptorIn(item, defaultType) ?? [])
+  return list.flatMap((item) => descriptorIn(item, defaultType, isChecked) ?? [])
 }
 
-function descriptorIn(item: unknown, defaultType: string): Descriptor | undefined {
+function descriptorIn(item: unknown, defaultType = '', isChecked = false): Descriptor | undefined {
   if (!isObject(item)) return undefined
-  const { digest: text, size, mediaType } = item
+  const { digest: text, size, urls } = item
+  const mediaType = typeof item['mediaType'] === 'string' ? item['mediaType'] : defaultType
   const digest = typeof text === 'string' ? parseDigest(text) : undefined
   if (!digest || typeof size !== 'number' || !Number.isSafeInteger(size) || size < 0) {
     return undefined
@@ -109,7 +147,8 @@ function descriptorIn(item: unknown, defaultType: string): Descriptor | undefine
   return {
     digest,
     sizeBytes: size,
-    mediaType: typeof mediaType === 'string' ? mediaType : defaultType,
+    mediaType,
+    isProof: isChecked && listOf(urls).length === 0 && !FOREIGN_TYPE.test(mediaType),
   }
 }
 
@@ -118,14 +157,14 @@ function amd64Of(children: readonly unknown[]): Digest | undefined {
     const platform = isObject(child) ? child['platform'] : undefined
     if (!isObject(platform)) continue
     if (platform['os'] === 'linux' && platform['architecture'] === 'amd64') {
-      return descriptorIn(child, '')?.digest
+      return descriptorIn(child)?.digest
     }
   }
   return undefined
 }
 
 function subjectOf(json: Json): Digest | undefined {
-  return descriptorIn(json['subject'], '')?.digest
+  return descriptorIn(json['subject'])?.digest
 }
 
 function listOf(value: unknown): readonly unknown[] {

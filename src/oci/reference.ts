@@ -33,6 +33,17 @@ export function parseTag(text: string): Tag | undefined {
   return TAG.test(text) ? (text as Tag) : undefined
 }
 
+/**
+ * What a tag such as `sha256-<hex>.sig` belongs to: where signatures, attestations and referrers are kept by
+ * registries that have no referrers API.
+ *
+ * @see https://github.com/opencontainers/distribution-spec/blob/main/spec.md#referrers-tag-schema
+ */
+export function subjectOfTag(tag: Tag): Digest | undefined {
+  const match = /^(sha\d+)-([0-9a-f]+)(?:\.\w+)?$/.exec(tag)
+  return match ? parseDigest(`${match[1]}:${match[2]}`) : undefined
+}
+
 /** What follows `/manifests/`: anything with a colon can only be a digest. */
 export function parseReference(text: string): Reference | undefined {
   if (text.includes(':')) {

@@ -22,6 +22,10 @@ export const ERROR_KINDS = {
   DENIED: { status: 403, message: 'requested access to the resource is denied' },
   UNSUPPORTED: { status: 405, message: 'The operation is unsupported.' },
   TOOMANYREQUESTS: { status: 429, message: 'too many requests' },
+  LOOP_DETECTED: {
+    status: 508,
+    message: 'the request has come through this cache before: check what its upstreams point at',
+  },
   UNAVAILABLE: { status: 503, message: 'service unavailable' },
 } as const satisfies Record<string, ErrorKind>
 

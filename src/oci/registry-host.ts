@@ -1,0 +1,48 @@
+// The names of registries: a host, with a port if need be. Parsed once at the edge; what has the type is lower-case,
+// is one name for one registry, and holds nothing that a path or a log line could be broken with.
+
+import { parse } from 'tldts'
+
+/** For example `ghcr.io`, `docker.io` or `registry.corp.example:5000`. */
+export type RegistryHost = string & { readonly __brand: 'RegistryHost' }
+
+const LENGTH_MAX = 255
+const LABEL = '[a-z\\d](?:[a-z\\d-]*[a-z\\d])?'
+/** A name without a dot and without a port could be a part of a repository's name. */
+const HOST = new RegExp(
+  `^(?:localhost(?::\\d{1,5})?|${LABEL}(?:\\.${LABEL})+(?::\\d{1,5})?|${LABEL}:\\d{1,5})$`,
+)
+
+const DOCKER_HUB = 'docker.io' as RegistryHost
+const DOCKER_HUB_NAMES: ReadonlySet<string> = new Set([
+  DOCKER_HUB,
+  'index.docker.io',
+  'registry-1.docker.io',
+])
+
+/** @returns undefined for what is no host; `docker.io` for all of Docker Hub's names */
+export function parseRegistryHost(text: string): RegistryHost | undefined {
+  const host = text.toLowerCase()
+  if (host.length > LENGTH_MAX || !HOST.test(host)) return undefined
+  return DOCKER_HUB_NAMES.has(host) ? DOCKER_HUB : (host as RegistryHost)
+}
+
+export function isDockerHub(host: RegistryHost): boolean {
+  return host === DOCKER_HUB
+}
+
+/** Whether it is a name in the public DNS: not an address, not `localhost`, nothing below `.internal`, no port. */
+export function isPublicName(host: RegistryHost): boolean {
+  const { domain, hostname, isIcann } = parse(host)
+  return hostname === host && isIcann === true && domain !== null
+}
+
+/** As a component of a repository's name, which has no place for a colon; no host has an underscore. */
+export function pathNameOf(host: RegistryHost): string {
+  return host.replace(':', '_')
+}
+
+/** @returns the host that a component of a name, or of a path, stands for */
+export function parsePathName(component: string): RegistryHost | undefined {
+  return parseRegistryHost(component.replace(/_(?=\d{1,5}$)|%3A(?=\d{1,5}$)/i, ':'))
+}
