@@ -15,18 +15,20 @@ import {
   boolean,
   checkedUrl,
   choice,
+  diskAmount,
   duration,
   headerValue,
   hostAndPort,
+  imagePattern,
   integer,
   listenAddress,
-  realm,
   secret,
+  size,
   text,
   textNumberOrBoolean,
-  url,
   urlPath,
 } from './scalars.ts'
+import { proxyExec, UPSTREAM_NAME, upstreamKeys } from './upstream-keys.ts'
 import { textOf } from './yaml.ts'
 
 const MINUTE_MS = 60_000
@@ -72,6 +74,19 @@ const storage = section(
       layerinfo: text(),
       blobdescriptorsize: withDefault(integer(0), 10_000),
     }),
+    maxsize: diskAmount(),
+    minfree: diskAmount(),
+    retention: list(
+      section({
+        match: imagePattern(),
+        pin: withDefault(boolean(), false),
+        ttl: duration({ example: '24h' }),
+      }),
+    ),
+    scrub: section({
+      interval: duration({ example: '168h' }),
+      rate: size({ example: '20MB' }),
+    }),
     // Expiry removes what it should whether or not clients may delete.
     delete: ignored(),
     redirect: ignored('accepted, but has no effect: content is always sent from here'),
@@ -111,6 +126,13 @@ const http = section({
   host: text(),
   headers: dictionary(list(headerValue()), headerName),
   draintimeout: duration({ example: '30s' }),
+  listeners: list(
+    section({
+      addr: text(),
+      net: withDefault(choice('tcp', 'unix'), 'tcp'),
+      upstream: text(),
+    }),
+  ),
   debug: section({
     addr: listenAddress(),
     prometheus: section({
@@ -128,17 +150,21 @@ const http = section({
 })
 
 const proxy = section({
-  remoteurl: url(),
-  username: text(),
-  password: secret(),
+  ...upstreamKeys(),
   ttl: withDefault(duration({ example: '168h', mayBeNegative: true }), 168 * HOUR_MS),
   tagttl: withDefault(duration({ example: '60s' }), MINUTE_MS),
   ratelimitstatus: withDefault(choice('503', '429'), '503'),
-  allowedrealms: list(realm()),
-  exec: refused(
-    'credentials from a command are not supported by this version; use proxy.username and proxy.password',
-  ),
+  exec: proxyExec(),
   cachewritetimeout: ignored(THIS_VERSION),
+  upstreams: dictionary(
+    section({
+      enabled: boolean(),
+      ...upstreamKeys(),
+      ttl: duration({ example: '168h', mayBeNegative: true }),
+      tagttl: duration({ example: '60s' }),
+    }),
+    UPSTREAM_NAME,
+  ),
 })
 
 const health = section(

@@ -12,6 +12,8 @@ const NANOSECONDS: Readonly<Record<string, bigint>> = {
   h: 3_600_000_000_000n,
 }
 
+const DAY_MS = 24 * 3_600_000
+
 /** Go's Duration is an int64: about 292 years. */
 const LONGEST_NS = 2n ** 63n - 1n
 
@@ -33,6 +35,16 @@ export function parseDuration(text: string): number | undefined {
   if (totalNs === undefined || totalNs > LONGEST_NS) return undefined
   const totalMs = millisecondsOf(totalNs)
   return text.startsWith('-') && totalMs !== 0 ? -totalMs : totalMs
+}
+
+const AGE = /^(\d{1,6})d(.*)$/
+
+/** Reads a duration as people say it: with days, which Go does not have. `7d`, `1d12h`, `168h`. */
+export function parseAge(text: string): number | undefined {
+  const [, days, rest] = AGE.exec(text) ?? []
+  if (days === undefined) return BARE_INTEGER.test(text) ? undefined : parseDuration(text)
+  const restMs = rest === '' ? 0 : parseDuration(rest ?? '')
+  return restMs === undefined || restMs < 0 ? undefined : Number(days) * DAY_MS + restMs
 }
 
 /**

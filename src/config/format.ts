@@ -5,11 +5,13 @@ import { dump } from 'js-yaml'
 
 import { DOCUMENT } from './document.ts'
 import { formatDuration } from './duration.ts'
+import { formatDiskAmount, formatSize } from './size.ts'
 import { maskUserinfo } from './findings.ts'
 import type { Node } from './node.ts'
 import type {
   Check,
   Configuration,
+  CredentialsConfiguration,
   EnvironmentProxy,
   HealthConfiguration,
   HostAndPort,
@@ -17,7 +19,9 @@ import type {
   ListenAddress,
   RedisConfiguration,
   StorageConfiguration,
+  UpstreamConfiguration,
 } from './schema.ts'
+import { IMMUTABLE } from './upstream-keys.ts'
 
 const MASK = '***'
 
@@ -51,13 +55,11 @@ export function formatConfiguration(configuration: Configuration): string {
     catalog: { maxentries: catalog.entriesMax },
     tags: { maxtags: tags.tagsMax },
     proxy: {
-      remoteurl: proxy.remoteUrl,
-      username: proxy.username,
-      password: proxy.password,
-      ttl: formatDuration(proxy.ttlMs),
-      tagttl: formatDuration(proxy.tagTtlMs),
+      ...upstreamDocument(proxy.main),
       ratelimitstatus: proxy.rateLimitStatus,
-      allowedrealms: proxy.allowedRealms,
+      upstreams: Object.fromEntries(
+        proxy.others.map((upstream) => [upstream.name, otherUpstreamDocument(upstream)]),
+      ),
     },
   }
   const shown = withoutEmpty(masked(document, DOCUMENT))
@@ -80,6 +82,17 @@ function storageDocument(storage: StorageConfiguration): Printable {
         interval: formatDuration(storage.partialPurgeIntervalMs),
         dryrun: false,
       },
+    },
+    maxsize: storage.maxSize && formatDiskAmount(storage.maxSize),
+    minfree: storage.minFree && formatDiskAmount(storage.minFree),
+    retention: storage.retention.map(({ isPinned, match, ttlMs }) => ({
+      match,
+      pin: isPinned || undefined,
+      ttl: optionalDuration(ttlMs),
+    })),
+    scrub: storage.scrub && {
+      interval: formatDuration(storage.scrub.intervalMs),
+      rate: formatSize(storage.scrub.bytesPerSecond),
     },
   }
 }
@@ -115,10 +128,72 @@ function httpDocument({ listen, debug, ...http }: HttpConfiguration): Printable 
     host: http.host,
     headers: http.headers,
     draintimeout: formatDuration(http.drainTimeoutMs),
+    listeners: http.listeners.map((each) => ({
+      addr: formatListenAddress(each.listen),
+      net: 'path' in each.listen ? 'unix' : undefined,
+      upstream: each.upstream,
+    })),
     debug: debug && {
       addr: formatListenAddress(debug.listen),
       prometheus: { enabled: debug.prometheusPath !== undefined, path: debug.prometheusPath },
     },
+  }
+}
+
+function otherUpstreamDocument(upstream: UpstreamConfiguration): Printable {
+  return { enabled: true, ...upstreamDocument(upstream) }
+}
+
+function upstreamDocument(upstream: UpstreamConfiguration) {
+  const { credentials, remoteUrls } = upstream
+  return {
+    remoteurl: remoteUrls.length === 1 ? remoteUrls[0] : remoteUrls,
+    ...(credentials && credentialsDocument(credentials)),
+    ca: upstream.caPaths,
+    certificate: upstream.certificatePath,
+    key: upstream.keyPath,
+    skipverify: upstream.skipsVerification || undefined,
+    timeout: optionalDuration(upstream.timeoutMs),
+    connecttimeout: optionalDuration(upstream.connectTimeoutMs),
+    maxconnections: upstream.connectionsMax,
+    requestspersecond: upstream.requestsPerSecond,
+    httpproxy: upstream.httpProxy && maskUserinfo(upstream.httpProxy),
+    ttl: formatDuration(upstream.ttlMs),
+    tagttl: formatDuration(upstream.tagTtlMs),
+    tagrules: Object.fromEntries(
+      upstream.tagRules.map(({ pattern, ttlMs }) => [
+        pattern,
+        Number.isFinite(ttlMs) ? formatDuration(ttlMs) : IMMUTABLE,
+      ]),
+    ),
+    allow: upstream.allow,
+    deny: upstream.deny,
+    allowedrealms: upstream.allowedRealms,
+    redirecthosts: upstream.redirectHosts,
+    allowprivateaddresses: upstream.allowsPrivateAddresses || undefined,
+    hosts: upstream.hosts,
+  }
+}
+
+function credentialsDocument(credentials: CredentialsConfiguration) {
+  switch (credentials.kind) {
+    case 'static':
+      return { username: credentials.username, password: credentials.password }
+    case 'files':
+      return {
+        username: credentials.username,
+        usernamefile: credentials.usernameFile,
+        passwordfile: credentials.passwordFile,
+      }
+    case 'docker-config':
+      return { credentials: { dockerconfig: credentials.file ?? true } }
+    case 'helper':
+      return { credentials: { helper: credentials.helper } }
+    case 'exec': {
+      const { command, lifetimeMs } = credentials
+      const lifetime = Number.isFinite(lifetimeMs) ? formatDuration(lifetimeMs) : undefined
+      return { credentials: { exec: { command, lifetime } } }
+    }
   }
 }
 

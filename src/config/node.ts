@@ -137,7 +137,8 @@ export function list<N extends Node>(item: N): List<Present<ValueOf<N>>> {
       }
       const items: readonly Yaml[] = isScalar(raw) ? [raw] : raw
       return items.flatMap((each, index) => {
-        const value = readNode(item, each, { ...place, path: childPath(place.path, index) })
+        const path = isScalar(raw) ? place.path : childPath(place.path, index)
+        const value = readNode(item, each, { ...place, path })
         return value === undefined ? [] : [value]
       })
     },

@@ -7,7 +7,7 @@ import { describe, type Findings } from './findings.ts'
 import { LISTEN_ADDRESS_EXPECTED, parseListenAddress } from './scalars.ts'
 import {
   DESCRIPTOR_CACHE_ENTRIES_MAX,
-  DOCKER_HUB_URL,
+  type BoundListener,
   type Check,
   type Configuration,
   type DescriptorCacheConfiguration,
@@ -18,17 +18,18 @@ import {
   type LogConfiguration,
   type ProxyConfiguration,
   type RedisConfiguration,
+  type RetentionRuleConfiguration,
   type StorageConfiguration,
 } from './schema.ts'
+import type { DiskAmount } from './size.ts'
+import { defaultUpstreamOf, isDockerHubName, otherUpstreamsOf, ttlOf } from './upstreams.ts'
 
-const TTL_MIN_MS = 1_000
 const CHECK_INTERVAL_MS = 10_000
 const PURGE_INTERVAL_MS = 24 * 3_600_000
 const DRAIN_TIMEOUT_MS = 30_000
 const PAGE_ENTRIES_MAX = 1000
-
-/** Docker Hub's names that people write; its registry answers to neither. */
-const DOCKER_HUB_ALIAS = /^https?:\/\/(?:index\.)?docker\.io(?:\/v[12])?$/
+/** A tenth of what a slow disk gives. */
+const SCRUB_BYTES_PER_SECOND = 20e6
 
 /** @param document may have gaps where values were wrong: what comes out is then not to be used */
 export function toConfiguration(
@@ -37,15 +38,18 @@ export function toConfiguration(
   findings: Findings,
 ): Configuration {
   const redis = redisOf(document.redis, findings)
+  const log = logOf(document, findings)
+  const storage = storageOf(document.storage, redis, findings)
+  const proxy = proxyOf(document.proxy, environment, findings)
   return {
-    log: logOf(document, findings),
-    storage: storageOf(document.storage, redis, findings),
+    log,
+    storage,
     redis,
-    http: httpOf(document.http, findings),
+    http: httpOf(document.http, proxy, findings),
     health: healthOf(document.health, findings),
     catalog: { entriesMax: positiveOr(PAGE_ENTRIES_MAX, document.catalog.maxentries) },
     tags: { tagsMax: positiveOr(PAGE_ENTRIES_MAX, document.tags.maxtags) },
-    proxy: proxyOf(document.proxy, environment, findings),
+    proxy,
   }
 }
 
@@ -60,7 +64,7 @@ function logOf({ log, loglevel }: Document, findings: Findings): LogConfiguratio
 }
 
 function storageOf(
-  { filesystem, cache, maintenance }: Document['storage'],
+  { filesystem, cache, maintenance, ...storage }: Document['storage'],
   redis: RedisConfiguration | undefined,
   findings: Findings,
 ): StorageConfiguration {
@@ -75,10 +79,64 @@ function storageOf(
   return {
     rootDirectory: filesystem.rootdirectory,
     descriptorCache,
+    maxSize: maxSizeOf(storage.maxsize, findings),
+    minFree: minFreeOf(storage.minfree, findings),
+    retention: retentionOf(storage.retention, findings),
+    scrub: scrubOf(storage.scrub, findings),
     partialMaxAgeMs: age,
     partialPurgeEnabled: enabled && !dryrun,
     partialPurgeIntervalMs: positiveOr(PURGE_INTERVAL_MS, interval),
   }
+}
+
+function maxSizeOf(amount: DiskAmount | undefined, findings: Findings): DiskAmount | undefined {
+  const isNothing = amount && (amount.kind === 'bytes' ? amount.bytes : amount.part) === 0
+  if (isNothing) {
+    findings.problem('storage.maxsize', 'expected more than nothing; without it there is no limit')
+  }
+  return amount
+}
+
+function minFreeOf(amount: DiskAmount | undefined, findings: Findings): DiskAmount | undefined {
+  if (amount?.kind === 'part' && amount.part === 1) {
+    findings.problem('storage.minfree', 'expected less than all of the disk')
+  }
+  return amount
+}
+
+function retentionOf(
+  rules: Document['storage']['retention'],
+  findings: Findings,
+): RetentionRuleConfiguration[] {
+  return rules.flatMap(({ match, pin, ttl }, index) => {
+    const path = `storage.retention.${index}`
+    if (match === undefined) {
+      if (!findings.hasProblemWithin(`${path}.match`)) {
+        findings.problem(`${path}.match`, 'expected a repository such as library/node, got nothing')
+      }
+      return []
+    }
+    if (pin === (ttl !== undefined)) {
+      findings.problem(path, 'expected either pin: true or a ttl')
+    }
+    if (ttl !== undefined && match.includes(':')) {
+      findings.problem(`${path}.match`, 'a ttl is for repositories; leave the tag out')
+    }
+    const ttlMs = ttl === undefined ? undefined : ttlOf(ttl, `${path}.ttl`, findings)
+    return [{ match, isPinned: pin, ttlMs }]
+  })
+}
+
+function scrubOf(
+  { interval, rate }: Document['storage']['scrub'],
+  findings: Findings,
+): StorageConfiguration['scrub'] {
+  const intervalMs = positiveOr(undefined, interval)
+  if (intervalMs === undefined) {
+    if (rate !== undefined) findings.warning('storage.scrub.rate', 'has no effect without interval')
+    return undefined
+  }
+  return { intervalMs, bytesPerSecond: positiveOr(SCRUB_BYTES_PER_SECOND, rate) }
 }
 
 function descriptorCacheOf(
@@ -138,13 +196,20 @@ function redisOf(document: Document['redis'], findings: Findings): RedisConfigur
   }
 }
 
-function httpOf(http: Document['http'], findings: Findings): HttpConfiguration {
+function httpOf(
+  http: Document['http'],
+  proxy: ProxyConfiguration,
+  findings: Findings,
+): HttpConfiguration {
   const { addr, prometheus } = http.debug
   if (prometheus.enabled && !addr) {
     findings.warning('http.debug.prometheus', 'has no effect without http.debug.addr')
   }
   return {
-    listen: listenOf(http, findings),
+    listen: listenOf(http, 'http.addr', findings),
+    listeners: http.listeners.flatMap((each, index) =>
+      boundListenerOf(each, `http.listeners.${index}`, proxy, findings),
+    ),
     prefix: http.prefix,
     host: http.host,
     headers: http.headers,
@@ -157,11 +222,31 @@ function httpOf(http: Document['http'], findings: Findings): HttpConfiguration {
   }
 }
 
-function listenOf({ net, addr }: Document['http'], findings: Findings): ListenAddress {
+function boundListenerOf(
+  { net, addr, upstream = '' }: Document['http']['listeners'][number],
+  path: string,
+  { main, others }: ProxyConfiguration,
+  findings: Findings,
+): BoundListener | [] {
+  const name = isDockerHubName(upstream) && main.isDockerHub ? main.name : upstream.toLowerCase()
+  const names = [main, ...others].map((each) => each.name).filter((each) => !each.includes('*'))
+  if (!names.includes(name)) {
+    const message = `expected one of ${names.join(', ')}, got ${describe(upstream)}`
+    findings.problem(`${path}.upstream`, message)
+    return []
+  }
+  return { listen: listenOf({ net, addr: addr ?? '' }, `${path}.addr`, findings), upstream: name }
+}
+
+function listenOf(
+  { net, addr }: Pick<Document['http'], 'net' | 'addr'>,
+  path: string,
+  findings: Findings,
+): ListenAddress {
   if (net === 'unix') return { path: addr }
   const address = parseListenAddress(addr)
   if (!address) {
-    findings.problem('http.addr', `expected ${LISTEN_ADDRESS_EXPECTED}, got ${describe(addr)}`)
+    findings.problem(path, `expected ${LISTEN_ADDRESS_EXPECTED}, got ${describe(addr)}`)
   }
   return address ?? { path: '' }
 }
@@ -212,53 +297,13 @@ function proxyOf(
   environment: Environment,
   findings: Findings,
 ): ProxyConfiguration {
-  const { username, password } = proxy
-  if (username !== undefined && password === undefined) {
-    findings.problem('proxy.password', 'expected a password, since there is a username')
-  }
-  if (password !== undefined && username === undefined) {
-    findings.problem('proxy.username', 'expected a username, since there is a password')
-  }
+  const main = defaultUpstreamOf(proxy, findings)
   return {
-    remoteUrl: remoteUrlOf(proxy.remoteurl, findings),
-    username,
-    password,
-    ttlMs: ttlOf(proxy.ttl, findings),
-    tagTtlMs: proxy.tagttl,
+    main,
+    others: otherUpstreamsOf(proxy, main, findings),
     rateLimitStatus: proxy.ratelimitstatus === '429' ? 429 : 503,
-    allowedRealms: proxy.allowedrealms,
     environmentProxy: environmentProxyOf(environment, findings),
   }
-}
-
-/** A ttl of some microseconds empties the cache it is meant for: `ttl: 3600` is nanoseconds in distribution. */
-function ttlOf(ms: number, findings: Findings): number {
-  if (ms > 0 && ms < TTL_MIN_MS) {
-    findings.problem(
-      'proxy.ttl',
-      'expected a second or more; a bare number counts nanoseconds, so write 168h',
-    )
-  }
-  return positiveOr(0, ms)
-}
-
-function remoteUrlOf(url: string | undefined, findings: Findings): string {
-  const path = 'proxy.remoteurl'
-  if (url === undefined) {
-    const isWrong = findings.hasProblemWithin(path)
-    if (!isWrong) findings.warning(path, `not set; Docker Hub, ${DOCKER_HUB_URL}, is used`)
-    return DOCKER_HUB_URL
-  }
-  if (DOCKER_HUB_ALIAS.test(url)) {
-    findings.warning(path, `${url} is not a registry; ${DOCKER_HUB_URL} is used`)
-    return DOCKER_HUB_URL
-  }
-  if (/^https?:\/\/hub\.docker\.com(?:\/|$)/.test(url)) {
-    findings.warning(path, `${url} is a web site; the registry is ${DOCKER_HUB_URL}`)
-  } else if (url.endsWith('/v2')) {
-    findings.warning(path, `${url} ends with /v2, which is appended to it anyway`)
-  }
-  return url
 }
 
 /** As curl and Go do: lower case wins. */

@@ -5,6 +5,7 @@ import { isIPv6 } from 'node:net'
 
 import { parseDuration } from './duration.ts'
 import { scalar, type Place, type Scalar } from './node.ts'
+import { parseDiskAmount, parseSize, type DiskAmount } from './size.ts'
 import { PlainScalar, textOf } from './yaml.ts'
 
 export interface HostAndPort {
@@ -103,6 +104,37 @@ function warnOfNanoseconds(written: string, ms: number, { path, findings }: Plac
   if (ms === 0 || Math.abs(ms) >= 1 || !/^[+-]?\d+$/.test(written)) return
   findings.warning(path, `${written} means ${written} nanoseconds; write ${written}s`)
 }
+
+/** Bytes. */
+export function size({ example }: { example: string }): Scalar<number | undefined> {
+  return scalar({ expected: `a size such as ${example}`, parse: (raw) => parseSize(textOf(raw)) })
+}
+
+/** So many bytes, or so much of the file system. */
+export function diskAmount(): Scalar<DiskAmount | undefined> {
+  return scalar({
+    expected: 'a size such as 200GiB, or a part of the disk such as 80%',
+    parse(raw, { findings, path }) {
+      const written = textOf(raw)
+      const amount = parseDiskAmount(written)
+      if (amount && Number(written) > 0) {
+        findings.warning(path, `${written} means ${written} bytes; write ${written}GiB`)
+      }
+      return amount
+    },
+  })
+}
+
+/** A pattern for repositories, with one for tags after a colon. */
+export function imagePattern(): Scalar<string | undefined> {
+  return scalar({
+    expected: 'a repository such as library/node or ci/*, or with its tags: library/node:20-*',
+    parse: (raw) => (IMAGE_PATTERN.test(textOf(raw)) ? textOf(raw) : undefined),
+  })
+}
+
+/** Lower case, as repositories are; `*` is anything but a slash, `**` anything, `?` one character. */
+const IMAGE_PATTERN = /^[a-z0-9._\-/*?]{1,255}(?::[\w.\-*?]{1,128})?$/
 
 /** An address to connect to. */
 export function hostAndPort(defaultPort?: number): Scalar<HostAndPort | undefined> {

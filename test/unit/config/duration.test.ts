@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 
-import { formatDuration, parseDuration } from '../../../src/config/duration.ts'
+import { formatDuration, parseAge, parseDuration } from '../../../src/config/duration.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -42,6 +42,22 @@ describe('parseDuration', () => {
     expect(parseDuration('2562048h')).toBeUndefined()
     expect(parseDuration('9'.repeat(30))).toBeUndefined()
     expect(parseDuration(`${'0'.repeat(200)}s`)).toBeUndefined()
+  })
+})
+
+describe('parseAge', () => {
+  it.each([
+    ['7d', 168 * HOUR_MS],
+    ['1d12h', 36 * HOUR_MS],
+    ['0d', 0],
+    ['90m', 1.5 * HOUR_MS],
+    ['0s', 0],
+  ])('reads %s', (text, expected) => {
+    expect(parseAge(text)).toBe(expected)
+  })
+
+  it.each(['', '7', '7days', '1.5d', 'd', '1d-1h', '7d 1h', '1h7d'])('does not read %j', (text) => {
+    expect(parseAge(text)).toBeUndefined()
   })
 })
 

@@ -5,8 +5,11 @@ import { file, load } from './fixture.ts'
 const configuration = (environment: Record<string, string>, text: string = file()) =>
   load(text, environment).configuration
 
-const passwordOf = (value: string) =>
-  configuration({ REGISTRY_PROXY_USERNAME: 'a', REGISTRY_PROXY_PASSWORD: value })?.proxy.password
+function passwordOf(value: string): string | undefined {
+  const environment = { REGISTRY_PROXY_USERNAME: 'a', REGISTRY_PROXY_PASSWORD: value }
+  const credentials = configuration(environment)?.proxy.main.credentials
+  return credentials?.kind === 'static' ? credentials.password : undefined
+}
 
 describe('REGISTRY_* variables', () => {
   it('go over the file', () => {
@@ -37,8 +40,9 @@ describe('REGISTRY_* variables', () => {
     const text = file('http: {prefix: /x}')
     expect(configuration({ REGISTRY_HTTP_PREFIX: '' }, text)?.http.prefix).toBe('')
     expect(
-      configuration({ REGISTRY_PROXY_USERNAME: ' ', REGISTRY_PROXY_PASSWORD: '# none' })?.proxy,
-    ).toMatchObject({ username: undefined, password: undefined })
+      configuration({ REGISTRY_PROXY_USERNAME: ' ', REGISTRY_PROXY_PASSWORD: '# none' })?.proxy
+        .main,
+    ).toMatchObject({ credentials: undefined })
   })
 
   it('set our own keys the same way', () => {
@@ -46,7 +50,7 @@ describe('REGISTRY_* variables', () => {
       REGISTRY_PROXY_TAGTTL: '0',
       REGISTRY_PROXY_ALLOWEDREALMS: '[a, b]',
       REGISTRY_PROXY_ALLOWEDREALMS_2: 'c',
-    })?.proxy
+    })?.proxy.main
     expect(proxy).toMatchObject({ tagTtlMs: 0, allowedRealms: ['a', 'b', 'c'] })
   })
 

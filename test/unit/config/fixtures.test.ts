@@ -25,7 +25,7 @@ describe('configurations that work as they are', () => {
         debug: undefined,
       },
       health: { storageDriver: { intervalMs: 10_000, threshold: 3 } },
-      proxy: { username: undefined, password: undefined, ttlMs: 604_800_000, tagTtlMs: 60_000 },
+      proxy: { main: { credentials: undefined, ttlMs: 604_800_000, tagTtlMs: 60_000 } },
     })
   })
 
@@ -35,7 +35,7 @@ describe('configurations that work as they are', () => {
     expect(configuration).toMatchObject({
       log: { level: 'debug', fields: { service: 'registry', environment: 'development' } },
       http: { debug: { listen: { host: undefined, port: 5001 }, prometheusPath: '/metrics' } },
-      proxy: { remoteUrl: 'https://ghcr.io', ttlMs: 72 * 3_600_000 },
+      proxy: { main: { remoteUrls: ['https://ghcr.io'], ttlMs: 72 * 3_600_000 } },
     })
   })
 
@@ -64,7 +64,7 @@ describe('configurations that work as they are', () => {
       writeTimeoutMs: 10,
       tls: undefined,
     })
-    expect(configuration?.proxy.password).toBe('0123')
+    expect(configuration?.proxy.main.credentials).toMatchObject({ password: '0123' })
   })
 
   it('takes the redis section of registry:3, with sentinels and TLS', () => {
@@ -95,7 +95,7 @@ describe('configurations that work as they are', () => {
         rootCaPaths: ['/tls/ca.crt'],
       },
     })
-    expect(configuration?.proxy.ttlMs).toBe(0)
+    expect(configuration?.proxy.main.ttlMs).toBe(0)
   })
 
   it('takes a configuration that is all variables', () => {
@@ -120,9 +120,10 @@ describe('configurations that work as they are', () => {
         tcp: [{ host: 'redis', port: 6379, timeoutMs: 3000, intervalMs: 10_000, threshold: 1 }],
       },
       proxy: {
-        username: 'somebody',
-        password: '0x10',
-        tagTtlMs: 300_000,
+        main: {
+          credentials: { kind: 'static', username: 'somebody', password: '0x10' },
+          tagTtlMs: 300_000,
+        },
         environmentProxy: {
           httpProxy: undefined,
           httpsProxy: 'http://user:secret@proxy.example.com:3128',
@@ -134,7 +135,7 @@ describe('configurations that work as they are', () => {
 
   it('passes over the variables that Kubernetes sets for services, with one warning each', () => {
     const { configuration, warnings } = loadFixture('kubernetes-noise')
-    expect(configuration?.proxy.remoteUrl).toBe('https://registry-1.docker.io')
+    expect(configuration?.proxy.main.remoteUrls).toEqual(['https://registry-1.docker.io'])
     expect(warnings).toEqual(
       [
         'REGISTRY_AUTH_PORT',
@@ -186,7 +187,7 @@ describe('configurations that work as they are', () => {
       },
       catalog: { entriesMax: 500 },
       tags: { tagsMax: 200 },
-      proxy: { username: undefined, password: undefined },
+      proxy: { main: { credentials: undefined } },
     })
   })
 
@@ -201,7 +202,7 @@ describe('configurations that work as they are', () => {
     expect(configuration).toMatchObject({
       log: { level: 'debug' },
       storage: { descriptorCache: { kind: 'inmemory' }, partialPurgeEnabled: false },
-      proxy: { remoteUrl: 'https://registry-1.docker.io' },
+      proxy: { main: { remoteUrls: ['https://registry-1.docker.io'] } },
     })
   })
 
@@ -283,7 +284,7 @@ describe('configurations that must not start', () => {
       'http.net: expected one of tcp, unix, got "udp"',
       'http.prefix: expected a path such as /x, got "/a/../b"',
       'http.headers."Bad Header": expected a header name such as X-Content-Type-Options',
-      'http.headers.X-Two.0: expected a header value in one line, got "a\\nb"',
+      'http.headers.X-Two: expected a header value in one line, got "a\\nb"',
       'http.draintimeout: expected a duration such as 30s, got "10 seconds"',
       'redis.addr: expected host:port or a host, got "redis://cache:6379"',
       'health.storagedriver.enabled: expected true or false, got "maybe"',
@@ -292,8 +293,8 @@ describe('configurations that must not start', () => {
       'catalog: expected a mapping, got a list',
       'proxy.remoteurl: expected an http or https URL without credentials, query or fragment, got "https://***@registry-1.docker.io"',
       'proxy.password: expected text',
-      'proxy.ttl: expected a duration such as 168h, got "7 dayz"',
       'proxy.allowedrealms.0: expected host, host:port or https://host/path, got "https://auth.example.com/token?x=1"',
+      'proxy.ttl: expected a duration such as 168h, got "7 dayz"',
       'http.addr: expected an address such as :5000 or 127.0.0.1:5000, got "5000"',
       'health.tcp.1.addr: expected host:port, got nothing',
     ])

@@ -23,6 +23,10 @@ describe('what a configuration may be', () => {
       storage: {
         rootDirectory: '/var/lib/registry',
         descriptorCache: { kind: 'none' },
+        maxSize: undefined,
+        minFree: undefined,
+        retention: [],
+        scrub: undefined,
         partialMaxAgeMs: 604_800_000,
         partialPurgeEnabled: true,
         partialPurgeIntervalMs: 86_400_000,
@@ -34,19 +38,41 @@ describe('what a configuration may be', () => {
         host: undefined,
         headers: {},
         drainTimeoutMs: 30_000,
+        listeners: [],
         debug: undefined,
       },
       health: { storageDriver: undefined, files: [], http: [], tcp: [] },
       catalog: { entriesMax: 1000 },
       tags: { tagsMax: 1000 },
       proxy: {
-        remoteUrl: 'https://registry-1.docker.io',
-        username: undefined,
-        password: undefined,
-        ttlMs: 604_800_000,
-        tagTtlMs: 60_000,
+        main: {
+          settingsPath: 'proxy',
+          name: 'registry-1.docker.io',
+          remoteUrls: ['https://registry-1.docker.io'],
+          isDockerHub: true,
+          servesDockerHub: true,
+          credentials: undefined,
+          caPaths: [],
+          certificatePath: undefined,
+          keyPath: undefined,
+          skipsVerification: false,
+          timeoutMs: undefined,
+          connectTimeoutMs: undefined,
+          connectionsMax: undefined,
+          requestsPerSecond: undefined,
+          httpProxy: undefined,
+          ttlMs: 604_800_000,
+          tagTtlMs: 60_000,
+          tagRules: [],
+          allow: [],
+          deny: [],
+          allowedRealms: [],
+          redirectHosts: [],
+          allowsPrivateAddresses: false,
+          hosts: [],
+        },
+        others: [],
         rateLimitStatus: 503,
-        allowedRealms: [],
         environmentProxy: { httpProxy: undefined, httpsProxy: undefined, noProxy: undefined },
       },
     })
@@ -102,11 +128,6 @@ describe('keys that protect something', () => {
     ['http: {tls: {clientcas: [/ca]}}', /^http\.tls: TLS on the listener/],
   ])('stop the start: %s', (line, problem) => {
     expect(load(file(line)).problems).toEqual([expect.stringMatching(problem)])
-  })
-
-  it('stop the start: proxy.exec', () => {
-    const { problems } = load(proxy('exec: {command: /bin/login}'))
-    expect(problems).toEqual([expect.stringMatching(/^proxy\.exec: credentials from a command/)])
   })
 
   it.each([
@@ -249,7 +270,7 @@ describe('proxy', () => {
     ['https://hub.docker.com', 'https://hub.docker.com'],
   ])('asks %s at %s', (written, expected) => {
     const { configuration } = load(file(`proxy: {remoteurl: "${written}"}`))
-    expect(configuration?.proxy.remoteUrl).toBe(expected)
+    expect(configuration?.proxy.main.remoteUrls).toEqual([expected])
   })
 
   it.each([
@@ -286,7 +307,7 @@ describe('proxy', () => {
     ['ttl: 1h30m', 5_400_000],
     ['ttl: 3600000000000', 3_600_000],
   ])('reads %s', (line, ttlMs) => {
-    expect(load(proxy(line)).configuration?.proxy.ttlMs).toBe(ttlMs)
+    expect(load(proxy(line)).configuration?.proxy.main.ttlMs).toBe(ttlMs)
     expect(load(proxy(line)).warnings).toEqual([])
   })
 
@@ -297,7 +318,7 @@ describe('proxy', () => {
   })
 
   it('takes 0 for tags that are asked for each time, and nothing below', () => {
-    expect(load(proxy('tagttl: 0')).configuration?.proxy.tagTtlMs).toBe(0)
+    expect(load(proxy('tagttl: 0')).configuration?.proxy.main.tagTtlMs).toBe(0)
     expect(load(proxy('tagttl: -1s')).problems).toHaveLength(1)
     expect(load(proxy('ttl: 3600')).problems[0]).toContain('a bare number counts nanoseconds')
     expect(load(proxy('ratelimitstatus: 429')).configuration?.proxy.rateLimitStatus).toBe(429)
@@ -306,11 +327,9 @@ describe('proxy', () => {
 
   it('takes hosts and https URLs for realms', () => {
     const realms = '["Auth.example.com", "auth:5001", "https://auth.example.com/token"]'
-    expect(load(proxy(`allowedrealms: ${realms}`)).configuration?.proxy.allowedRealms).toEqual([
-      'auth.example.com',
-      'auth:5001',
-      'https://auth.example.com/token',
-    ])
+    expect(load(proxy(`allowedrealms: ${realms}`)).configuration?.proxy.main.allowedRealms).toEqual(
+      ['auth.example.com', 'auth:5001', 'https://auth.example.com/token'],
+    )
     const wrong = '["http://a/token", "a/b", "*.a", "https://u:p@a/"]'
     expect(load(proxy(`allowedrealms: ${wrong}`)).problems).toHaveLength(4)
   })
