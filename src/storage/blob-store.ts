@@ -4,7 +4,15 @@
 import { close, fstat, open, read, type Stats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
-import { algorithmOf, hexOf, matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
+import {
+  DIGEST_ALGORITHMS,
+  algorithmOf,
+  hexOf,
+  matchesDigest,
+  parseDigest,
+  type Digest,
+  type DigestAlgorithm,
+} from '../oci/digest.ts'
 import type { ByteSource } from './byte-source.ts'
 import {
   StorageError,
@@ -14,8 +22,10 @@ import {
   pruneEmptyDirectories,
   removeFile,
 } from './filesystem.ts'
-import type { Digester } from './digester.ts'
+import { allocatedBytes } from './disk-space.ts'
+import type { DigestRun, Digester } from './digester.ts'
 import type { FileWriter } from './file-writer.ts'
+import type { FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
 /** Up to this size a blob is kept in memory while it is used, and verified each time it is read from disk. */
@@ -24,22 +34,47 @@ export const SMALL_BLOB_MAX_BYTES = 64 * 1024
 export interface BlobInfo {
   readonly sizeBytes: number
   readonly storedAtMs: number
+  /** What it takes on disk. */
+  readonly allocatedBytes: number
+  /** With the size and the times: which file it is. One that is replaced or written to is another one. */
+  readonly inode: number
+  readonly changedAtMs: number
 }
+
+/** What shares a directory. */
+export interface Shard {
+  readonly algorithm: DigestAlgorithm
+  /** Two digits. */
+  readonly hexPrefix: string
+  readonly digests: ReadonlySet<Digest>
+}
+
+const SHARDS = 256
 
 /** An open blob. Whoever holds it closes it; removing the blob meanwhile does not disturb the reader. */
 export class BlobFile implements ByteSource, BlobInfo {
   readonly sizeBytes: number
   readonly storedAtMs: number
+  readonly allocatedBytes: number
+  readonly inode: number
+  readonly changedAtMs: number
   readonly #fd: number
   readonly #path: string
+  readonly #letGo: () => void
   #readsRunning = 0
   #closed = false
 
-  constructor(fd: number, file: string, stats: Stats) {
+  /** @param letGo called when it is closed */
+  constructor(fd: number, file: string, stats: Stats, letGo: () => void) {
     this.#fd = fd
     this.#path = file
-    this.sizeBytes = stats.size
-    this.storedAtMs = stats.mtimeMs
+    this.#letGo = letGo
+    const info = infoOf(stats)
+    this.sizeBytes = info.sizeBytes
+    this.storedAtMs = info.storedAtMs
+    this.allocatedBytes = info.allocatedBytes
+    this.inode = info.inode
+    this.changedAtMs = info.changedAtMs
   }
 
   read(position: number, scratch: Buffer): Promise<Buffer> {
@@ -64,12 +99,24 @@ export class BlobFile implements ByteSource, BlobInfo {
   close(): void {
     if (this.#closed) return
     this.#closed = true
+    this.#letGo()
     this.#release()
   }
 
   /** The descriptor's number may be given to another file the moment it is closed: no read may be left. */
   #release(): void {
     if (this.#readsRunning === 0) close(this.#fd, ignoreFailure)
+  }
+}
+
+function infoOf(stats: Stats): BlobInfo {
+  const { ctimeMs, ino, mtimeMs, size } = stats
+  return {
+    sizeBytes: size,
+    storedAtMs: mtimeMs,
+    allocatedBytes: allocatedBytes(stats),
+    inode: ino,
+    changedAtMs: ctimeMs,
   }
 }
 
@@ -82,11 +129,30 @@ export class BlobStore {
   readonly #paths: StoragePaths
   readonly #writer: FileWriter
   readonly #digester: Digester
+  /** How many are reading each. */
+  readonly #held = new Map<Digest, number>()
+  /** Whoever stores the same again meanwhile must come after it. */
+  readonly #removing = new Map<Digest, Promise<boolean>>()
 
   constructor(deps: { paths: StoragePaths; writer: FileWriter; digester: Digester }) {
     this.#digester = deps.digester
     this.#paths = deps.paths
     this.#writer = deps.writer
+  }
+
+  /** Whether anybody has it open, or is storing it: its room on disk would not be free before they are done. */
+  isBeingRead(digest: Digest): boolean {
+    return this.#held.has(digest)
+  }
+
+  /** Counts as being read until the function that is returned has been called, once. */
+  hold(digest: Digest): () => void {
+    this.#held.set(digest, (this.#held.get(digest) ?? 0) + 1)
+    return () => {
+      const left = (this.#held.get(digest) ?? 1) - 1
+      if (left > 0) this.#held.set(digest, left)
+      else this.#held.delete(digest)
+    }
   }
 
   /** @returns undefined when the blob is not stored */
@@ -103,7 +169,7 @@ export class BlobStore {
           if (statError) {
             close(fd, ignoreFailure)
             reject(new StorageError('stat', file, statError))
-          } else resolve(new BlobFile(fd, file, stats))
+          } else resolve(new BlobFile(fd, file, stats, this.hold(digest)))
         })
       })
     })
@@ -113,8 +179,7 @@ export class BlobStore {
   async stat(digest: Digest): Promise<BlobInfo | undefined> {
     const file = this.#paths.blobData(digest)
     try {
-      const { size, mtimeMs } = await stat(file)
-      return { sizeBytes: size, storedAtMs: mtimeMs }
+      return infoOf(await stat(file))
     } catch (error) {
       if (isAbsent(error)) return undefined
       throw new StorageError('stat', file, error)
@@ -136,10 +201,10 @@ export class BlobStore {
         position += (await file.read(position, bytes.subarray(position))).length
       }
       if (matchesDigest(bytes, digest)) return bytes
+      await this.quarantine(digest, file)
     } finally {
       file.close()
     }
-    await this.quarantine(digest)
     return undefined
   }
 
@@ -148,60 +213,147 @@ export class BlobStore {
    * power failure costs a download at most.
    *
    * @param verifiedBytes at most SMALL_BLOB_MAX_BYTES, or a manifest
+   * @param links written after the bytes: never a link to nothing
+   * @returns whether the links are written; the bytes are in any case
    * @throws {StorageError} nothing is stored then
    */
-  async put(digest: Digest, verifiedBytes: Uint8Array): Promise<void> {
-    const target = this.#paths.blobData(digest)
-    await this.#writer.write(target, verifiedBytes)
+  async put(
+    digest: Digest,
+    verifiedBytes: Uint8Array,
+    links: readonly FileContent[] = [],
+  ): Promise<boolean> {
+    const data = { file: this.#paths.blobData(digest), bytes: verifiedBytes }
+    return this.#arrive(digest, async () => {
+      if (await this.#writeLinks([data, ...links])) return true
+      await this.#writer.writeAll([data])
+      return false
+    })
   }
 
-  /** Takes over a verified file that the disk has already. @throws {StorageError} it stays where it was */
-  async adopt(digest: Digest, verifiedFile: string): Promise<void> {
-    await moveInto(verifiedFile, this.#paths.blobData(digest))
+  /**
+   * Takes over a verified file that the disk has already.
+   *
+   * @param links as for `put`
+   * @returns whether the links are written; the bytes are in their place in any case
+   * @throws {StorageError} the file stays where it was
+   */
+  async adopt(
+    digest: Digest,
+    verifiedFile: string,
+    links: readonly FileContent[] = [],
+  ): Promise<boolean> {
+    return this.#arrive(digest, async () => {
+      await moveInto(verifiedFile, this.#paths.blobData(digest))
+      return this.#writeLinks(links)
+    })
+  }
+
+  /**
+   * After a removal that is under way, and in nobody's way to the next one: whoever removes what is just being
+   * stored would count it as gone.
+   */
+  async #arrive(digest: Digest, store: () => Promise<boolean>): Promise<boolean> {
+    const letGo = this.hold(digest)
+    try {
+      await this.#removing.get(digest)?.catch(() => undefined)
+      return await store()
+    } finally {
+      letGo()
+    }
+  }
+
+  /** @returns false when the disk refused; whoever uses the blob next tries again */
+  async #writeLinks(links: readonly FileContent[]): Promise<boolean> {
+    try {
+      await this.#writer.writeAll(links)
+      return true
+    } catch (error) {
+      if (error instanceof StorageError) return false
+      throw error
+    }
   }
 
   /** @returns false when it was not stored */
   async remove(digest: Digest): Promise<boolean> {
+    const removal = this.#remove(digest)
+    this.#removing.set(digest, removal)
+    try {
+      return await removal
+    } finally {
+      this.#removing.delete(digest)
+    }
+  }
+
+  /** Removes the directory of a blob that has no bytes. Those that come meanwhile stay. */
+  async prune(digest: Digest): Promise<void> {
+    await pruneEmptyDirectories(path.dirname(this.#paths.blobData(digest)), this.#paths.blobs)
+  }
+
+  /** Whether there is nothing yet. */
+  async isEmpty(): Promise<boolean> {
+    return (await listDirectory(this.#paths.blobs)).length === 0
+  }
+
+  async #remove(digest: Digest): Promise<boolean> {
     const file = this.#paths.blobData(digest)
     const removed = await removeFile(file)
     await pruneEmptyDirectories(path.dirname(file), this.#paths.blobs)
     return removed
   }
 
+  /**
+   * Begins to hash what stands in a blob's place, as far as the run is told to. That may be another file than
+   * one opened before: see `holds`.
+   */
+  hash(digest: Digest): DigestRun {
+    return this.#digester.open(this.#paths.blobData(digest), algorithmOf(digest))
+  }
+
   /** Hashes a stored blob, of any size. Bytes that do not match are set aside. @returns whether they match */
-  async verify(digest: Digest, { sizeBytes }: BlobInfo): Promise<boolean> {
-    const file = this.#paths.blobData(digest)
-    const run = this.#digester.open(file, algorithmOf(digest))
-    run.advance(sizeBytes)
+  async verify(digest: Digest, info: BlobInfo): Promise<boolean> {
+    const run = this.hash(digest)
+    run.advance(info.sizeBytes)
     const actual = await run.finish().catch((error: unknown) => {
-      throw new StorageError('read', file, error)
+      throw new StorageError('read', this.#paths.blobData(digest), error)
     })
     const matches = actual === hexOf(digest)
-    if (!matches) await this.quarantine(digest)
+    if (!matches) await this.quarantine(digest, info)
     return matches
   }
 
-  /** Sets wrong bytes aside, where nobody is served from but an operator can look at them. */
-  async quarantine(digest: Digest): Promise<void> {
-    const file = this.#paths.blobData(digest)
+  /** Whether this very file still stands in the blob's place. An inode that is open is not given away. */
+  async holds(digest: Digest, { inode }: BlobInfo): Promise<boolean> {
+    return (await this.stat(digest))?.inode === inode
+  }
+
+  /**
+   * Sets wrong bytes aside, where nobody is served from but an operator can look at them.
+   *
+   * @param file the wrong one: what has taken its place meanwhile stays
+   */
+  async quarantine(digest: Digest, file: BlobInfo): Promise<void> {
+    if (!(await this.holds(digest, file))) return
+    const from = this.#paths.blobData(digest)
     try {
-      await moveInto(file, this.#paths.quarantined(digest))
+      await moveInto(from, this.#paths.quarantined(digest))
     } catch (error) {
       // Somebody else found out, and was faster.
       if (!isAbsent(error)) throw error
     }
-    await pruneEmptyDirectories(path.dirname(file), this.#paths.blobs)
+    await pruneEmptyDirectories(path.dirname(from), this.#paths.blobs)
   }
 
-  /** Everything stored, in no order. Reads directories as it goes: what changes meanwhile may be missed. */
-  async *list(): AsyncGenerator<Digest> {
-    for (const algorithm of await listDirectory(this.#paths.blobs)) {
-      const algorithmPath = path.join(this.#paths.blobs, algorithm.name)
-      for (const shard of await listDirectory(algorithmPath)) {
-        for (const blob of await listDirectory(path.join(algorithmPath, shard.name))) {
-          const digest = parseDigest(`${algorithm.name}:${blob.name}`)
-          if (digest) yield digest
-        }
+  /**
+   * Everything that looks stored, a directory at a time, in the order of digests. What changes meanwhile may be
+   * missed.
+   */
+  async *shards(): AsyncGenerator<Shard> {
+    for (const algorithm of DIGEST_ALGORITHMS) {
+      for (let number = 0; number < SHARDS; number++) {
+        const name = number.toString(16).padStart(2, '0')
+        const entries = await listDirectory(path.join(this.#paths.blobs, algorithm, name))
+        const digests = entries.flatMap((entry) => parseDigest(`${algorithm}:${entry.name}`) ?? [])
+        yield { algorithm, hexPrefix: name, digests: new Set(digests) }
       }
     }
   }

@@ -5,7 +5,7 @@ export interface ByteSource {
    * The next bytes at `position`, as many as there are at once.
    *
    * The result may be a view of `scratch`, or memory that the source shares with other readers: it is
-   * read-only, and valid until `scratch` is handed in again.
+   * read-only, and valid until the second read after this one begins, or the source is closed.
    *
    * @param position offset of the first byte, below the blob's size
    * @param scratch where the source may put the bytes; its length is the most that is returned

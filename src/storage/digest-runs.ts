@@ -42,18 +42,20 @@ export class DigestRuns {
       })
       return
     }
+    if (request.kind === 'bytes') {
+      try {
+        this.#append(request.id, request.bytes)
+      } finally {
+        this.#reply({ id: request.takenId })
+      }
+      return
+    }
     const run = this.#runs.get(request.id)
     // A run that failed has been reported; what was sent before the report arrived is void.
     if (!run) return
     switch (request.kind) {
       case 'advance':
         run.availableBytes = request.availableBytes
-        break
-      case 'bytes':
-        while (this.#advance(request.id, run)) {
-          // Bytes that never reached the file come after those that did.
-        }
-        run.hash.update(request.bytes)
         break
       case 'finish':
         run.isFinishing = true
@@ -70,6 +72,15 @@ export class DigestRuns {
     if (!run) return
     this.#runs.delete(id)
     closeSync(run.fd)
+  }
+
+  #append(id: number, bytes: Uint8Array): void {
+    const run = this.#runs.get(id)
+    if (!run) return
+    while (this.#advance(id, run)) {
+      // Bytes that never reached the file come after those that did.
+    }
+    run.hash.update(bytes)
   }
 
   /** Hashes one slice. @returns whether there is more to do now */

@@ -9,8 +9,13 @@ import type { StorageThread } from './storage-thread.ts'
 export interface DigestRun {
   /** Tells how many bytes of the file are written by now. */
   advance(availableBytes: number): void
-  /** Appends bytes that could not be written to the file; the caller may reuse its memory at once. */
-  append(bytes: Uint8Array): void
+  /**
+   * Appends bytes that could not be written to the file; the caller may reuse its memory at once. Whoever waits for
+   * the promise before it appends more keeps the queue to the thread short.
+   *
+   * @returns when they are hashed, or the run is over; never rejects
+   */
+  append(bytes: Uint8Array): Promise<void>
   /** @returns the lower-case hex digest of all bytes; rejects if the file cannot be read */
   finish(): Promise<string>
   /** Ends the run without a result: `finish` rejects. Idempotent. */
@@ -33,8 +38,13 @@ export class Digester {
     thread.send({ kind: 'open', id, file, algorithm })
     return {
       advance: (availableBytes) => thread.send({ kind: 'advance', id, availableBytes }),
-      // A copy: the request leaves at the end of this turn, and a view would take its whole block along.
-      append: (bytes) => thread.send({ kind: 'bytes', id, bytes: new Uint8Array(bytes) }),
+      append: (bytes) => {
+        const takenId = thread.nextId()
+        const taken = thread.reply(takenId)
+        // A copy: the request leaves at the end of this turn, and a view would take its whole block along.
+        thread.send({ kind: 'bytes', id, bytes: new Uint8Array(bytes), takenId })
+        return taken.then(ignore, ignore)
+      },
       finish: async () => {
         thread.send({ kind: 'finish', id })
         return (await result) ?? ''
@@ -45,3 +55,5 @@ export class Digester {
     }
   }
 }
+
+function ignore(): void {}

@@ -1,6 +1,6 @@
 // Replaces small files: links, tags, manifests and small blobs. The work is done in the storage thread.
 
-import { StorageError } from './filesystem.ts'
+import { StorageError, type FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 import type { StorageThread } from './storage-thread.ts'
 
@@ -19,15 +19,26 @@ export class FileWriter {
    *
    * @throws {StorageError} the old file, if any, is still there
    */
-  async write(file: string, bytes: Uint8Array | string): Promise<void> {
+  write(file: string, bytes: Uint8Array | string): Promise<void> {
+    return this.writeAll([{ file, bytes }])
+  }
+
+  /**
+   * Replaces several, one after the other, in one go.
+   *
+   * @throws {StorageError} for the first that could not be written; none after it is
+   */
+  async writeAll(files: readonly FileContent[]): Promise<void> {
+    const [first] = files
+    if (!first) return
     const id = this.#thread.nextId()
     const done = this.#thread.reply(id)
     const temporaryDirectory = this.#temporaryDirectory
-    this.#thread.send({ kind: 'write', id, file, bytes, temporaryDirectory })
+    this.#thread.send({ kind: 'write', id, files, temporaryDirectory })
     try {
       await done
     } catch (error) {
-      throw new StorageError('write', file, error)
+      throw new StorageError('write', first.file, error)
     }
   }
 }

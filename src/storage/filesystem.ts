@@ -3,9 +3,15 @@
 // the operation and the path; absence is `undefined` or a silent success, never an error.
 
 import { randomUUID } from 'node:crypto'
-import { mkdir, readFile, readdir, rename, rm, rmdir, unlink } from 'node:fs/promises'
-import type { Dirent } from 'node:fs'
+import { mkdir, readFile, readdir, rename, rm, rmdir, stat, unlink } from 'node:fs/promises'
+import { mkdirSync, statSync, type Dirent } from 'node:fs'
 import path from 'node:path'
+
+/** A small file to be written. */
+export interface FileContent {
+  readonly file: string
+  readonly bytes: Uint8Array | string
+}
 
 /** What an operator can do about it. */
 const HINTS: Readonly<Record<string, string>> = {
@@ -13,6 +19,8 @@ const HINTS: Readonly<Record<string, string>> = {
     'EACCES, it belongs to another user: run as that user, or chown -R the volume to this one',
   EPERM: 'EPERM, it belongs to another user: run as that user, or chown -R the volume to this one',
   ENOSPC: 'ENOSPC, the disk is full: make room, or lower proxy.ttl',
+  EDQUOT: 'EDQUOT, the quota of the user is used up: raise it, or lower proxy.ttl',
+  EIO: 'EIO, the disk does not work: the kernel log (dmesg) says more',
   EROFS: 'EROFS, the file system is read-only: mount it for writing',
   EMFILE: 'EMFILE, too many open files: raise the limit (ulimit -n)',
 }
@@ -49,10 +57,49 @@ export function isAbsent(error: unknown): boolean {
 
 export async function ensureDirectory(directory: string): Promise<void> {
   try {
-    await mkdir(directory, { recursive: true })
+    await makeDirectory(directory)
   } catch (error) {
     throw new StorageError('create directory', directory, error)
   }
+}
+
+/** Node's own `recursive` says ENOENT for ENOSPC, EIO, EROFS and others, and so hides what is wrong. */
+async function makeDirectory(directory: string): Promise<void> {
+  try {
+    await mkdir(directory)
+  } catch (error) {
+    const parent = path.dirname(directory)
+    if (systemCode(error) === 'ENOENT' && parent !== directory) {
+      await makeDirectory(parent)
+      await mkdir(directory).catch((again: unknown) => acceptExisting(directory, again))
+    } else acceptExisting(directory, error)
+  }
+}
+
+/** The same where nothing can be awaited. @throws the system's error */
+export function makeDirectorySync(directory: string): void {
+  try {
+    mkdirSync(directory)
+  } catch (error) {
+    const parent = path.dirname(directory)
+    if (systemCode(error) !== 'ENOENT' || parent === directory) {
+      acceptExisting(directory, error)
+      return
+    }
+    makeDirectorySync(parent)
+    try {
+      mkdirSync(directory)
+    } catch (again) {
+      acceptExisting(directory, again)
+    }
+  }
+}
+
+/** @throws `error`, unless it says that the directory is there: somebody else may have been faster */
+function acceptExisting(directory: string, error: unknown): void {
+  if (systemCode(error) !== 'EEXIST') throw error
+  // Through a symbolic link, too. Pruned meanwhile, it is absent, as the error of stat says.
+  if (!statSync(directory).isDirectory()) throw error
 }
 
 /** As `ensureDirectory`, for a directory of which nothing is worth keeping: what is in its place has to go. */
@@ -118,6 +165,16 @@ export async function removeFile(file: string): Promise<boolean> {
   } catch (error) {
     if (isAbsent(error)) return false
     throw new StorageError('remove', file, error)
+  }
+}
+
+/** @returns when the file or directory was last written to; undefined when it is not there */
+export async function modifiedAtMs(file: string): Promise<number | undefined> {
+  try {
+    return (await stat(file)).mtimeMs
+  } catch (error) {
+    if (isAbsent(error)) return undefined
+    throw new StorageError('stat', file, error)
   }
 }
 

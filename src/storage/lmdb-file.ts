@@ -1,6 +1,6 @@
 // A look at an lmdb file before it is mapped into memory: reading beyond the end of a truncated map, or through
 // pages of garbage, ends the whole process, and no `catch` helps. What passes can still be damaged in the middle;
-// usage-index.ts has a second line of defence for that.
+// index-database.ts has a second line of defence for that.
 //
 // The file begins with two meta pages, of which the one with the higher transaction number counts:
 //   24 magic (4 bytes) · 48 page size (4) · 144 number of the last page used (8) · 152 transaction number (8)

@@ -13,6 +13,7 @@
 //   │               └── index/<algorithm>/<hex>/link       digests that the tag had at some time
 //   ├── scheduler-state.json                               registry's expiry times
 //   └── layover/
+//       ├── admin.sock                                     where the one process that serves from here listens
 //       ├── spool/<algorithm>-<hex>.part                   a download that is not complete
 //       ├── temporary/                                     small files on their way to a rename
 //       ├── quarantine/                                    bytes that did not match their name
@@ -33,6 +34,7 @@ export class StoragePaths {
   readonly temporary: string
   readonly quarantine: string
   readonly index: string
+  readonly adminSocket: string
 
   /** @param rootDirectory `storage.filesystem.rootdirectory`; may be relative, may be a symbolic link */
   constructor(rootDirectory: string) {
@@ -46,6 +48,7 @@ export class StoragePaths {
     this.temporary = path.join(own, 'temporary')
     this.quarantine = path.join(own, 'quarantine')
     this.index = path.join(own, 'index')
+    this.adminSocket = path.join(own, 'admin.sock')
   }
 
   blobData(digest: Digest): string {

@@ -13,6 +13,7 @@ import {
 } from '../oci/reference.ts'
 import { listDirectory, pruneEmptyDirectories, readSmallFile, removeFile } from './filesystem.ts'
 import type { FileWriter } from './file-writer.ts'
+import type { FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
 export type LinkKind = 'blob' | 'manifest'
@@ -40,8 +41,13 @@ export class RepositoryIndex {
     return target === digest
   }
 
-  async link({ repository, digest, kind }: Link): Promise<void> {
-    await this.#writeLink(this.#linkPath(repository, digest, kind), digest)
+  async link(link: Link): Promise<void> {
+    await this.#writer.writeAll([this.linkFile(link)])
+  }
+
+  /** What stands on disk for a link, for whoever writes it together with the bytes. */
+  linkFile({ repository, digest, kind }: Link): FileContent {
+    return { file: this.#linkPath(repository, digest, kind), bytes: digest }
   }
 
   /** Removes the link and the directories that it leaves empty. */
@@ -57,8 +63,10 @@ export class RepositoryIndex {
   }
 
   async setTag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<void> {
-    await this.#writeLink(this.#paths.tagHistoryLink(repository, tag, digest), digest)
-    await this.#writeLink(this.#paths.tagLink(repository, tag), digest)
+    await this.#writer.writeAll([
+      { file: this.#paths.tagHistoryLink(repository, tag, digest), bytes: digest },
+      { file: this.#paths.tagLink(repository, tag), bytes: digest },
+    ])
   }
 
   async removeTag(repository: RepositoryName, tag: Tag): Promise<void> {
@@ -77,6 +85,12 @@ export class RepositoryIndex {
     await this.#prune(repository, path.dirname(current))
   }
 
+  /** Forgets that a tag once had this digest. */
+  async removeFromHistory(repository: RepositoryName, tag: Tag, digest: Digest): Promise<void> {
+    const link = this.#paths.tagHistoryLink(repository, tag, digest)
+    if (await removeFile(link)) await this.#prune(repository, path.dirname(link))
+  }
+
   /** @returns the tags of a repository in lexical order */
   async listTags(repository: RepositoryName): Promise<Tag[]> {
     const entries = await listDirectory(this.#paths.tags(repository))
@@ -92,16 +106,26 @@ export class RepositoryIndex {
     return names.sort(compareNames)
   }
 
-  /** Every link of every repository, in no order. */
-  async *links(): AsyncGenerator<Link> {
-    for await (const { name, parts } of this.#walkRepositories()) {
-      const directory = this.#paths.repository(name)
-      if (parts.has('_layers')) yield* this.#linksIn(name, 'blob', path.join(directory, '_layers'))
-      if (parts.has('_manifests')) {
-        const revisions = path.join(directory, '_manifests', 'revisions')
-        yield* this.#linksIn(name, 'manifest', revisions)
-      }
-    }
+  /** Names of repositories, in no order, as they are found. */
+  async *repositories(): AsyncGenerator<RepositoryName> {
+    for await (const { name } of this.#walkRepositories()) yield name
+  }
+
+  /** Pushes that registry:2 has begun, and its own downloads: what is left of them after a crash. */
+  async *uploads(repository: RepositoryName): AsyncGenerator<string> {
+    const uploads = path.join(this.#paths.repository(repository), '_uploads')
+    for (const { name } of await listDirectory(uploads)) yield path.join(uploads, name)
+  }
+
+  /** Every link of a repository, in no order; manifests last, so that what they name comes before them. */
+  async *linksOf(repository: RepositoryName): AsyncGenerator<Link> {
+    yield* this.#linksIn(
+      repository,
+      'blob',
+      path.join(this.#paths.repository(repository), '_layers'),
+    )
+    const revisions = path.join(this.#paths.manifests(repository), 'revisions')
+    yield* this.#linksIn(repository, 'manifest', revisions)
   }
 
   async *#linksIn(
@@ -140,10 +164,6 @@ export class RepositoryIndex {
   async #readLink(file: string): Promise<Digest | undefined> {
     const bytes = await readSmallFile(file)
     return bytes && parseDigest(bytes.toString('utf8').trim())
-  }
-
-  async #writeLink(file: string, digest: Digest): Promise<void> {
-    await this.#writer.write(file, digest)
   }
 
   /** An empty `_uploads`, which registry:2 leaves in each repository, must not keep a repository alive. */

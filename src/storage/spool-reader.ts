@@ -1,9 +1,15 @@
 // One client's view of a spool: sequential, at its own pace. Its leaving detaches it and disturbs nobody.
 
+import type { Block, BlockView } from './block-window.ts'
 import type { ByteSource } from './byte-source.ts'
 
+/** Of one reader: what it was given last stays valid while it asks for more (see ByteSource). */
+const HELD_MAX = 2
+
 export interface SpoolView {
-  readAt(position: number, scratch: Buffer): Buffer | Promise<Buffer> | undefined
+  /** @returns bytes; or a view, which the reader holds; undefined when it has to wait */
+  readAt(position: number, scratch: Buffer): Promise<Buffer> | BlockView | undefined
+  letGo(block: Block): void
   onMove(): void
   onClose(reader: SpoolReader): void
 }
@@ -15,6 +21,7 @@ export class SpoolReader implements ByteSource {
   #reading = false
   #closed = false
   #failure: Error | undefined
+  readonly #held: Block[] = []
 
   constructor(view: SpoolView) {
     this.#view = view
@@ -27,21 +34,26 @@ export class SpoolReader implements ByteSource {
 
   async read(position: number, scratch: Buffer): Promise<Buffer> {
     this.#position = position
+    this.#letGo(HELD_MAX - 1)
     this.#view.onMove()
     this.#reading = true
     try {
       for (;;) {
         if (this.#failure) throw this.#failure
         if (this.#closed) throw new Error('the reader is closed')
-        const bytes = this.#view.readAt(position, scratch)
-        if (bytes) return await bytes
+        const found = this.#view.readAt(position, scratch)
+        if (found instanceof Promise) return await found
+        if (found) {
+          this.#held.push(found.block)
+          return found.bytes
+        }
         await new Promise<void>((resolve) => {
           this.#wake = resolve
         })
       }
     } finally {
       this.#reading = false
-      if (this.#closed) this.#view.onClose(this)
+      if (this.#closed) this.#end()
     }
   }
 
@@ -62,7 +74,19 @@ export class SpoolReader implements ByteSource {
     if (this.#closed) return
     this.#closed = true
     if (this.#reading) this.wake()
-    else this.#view.onClose(this)
+    else this.#end()
+  }
+
+  #end(): void {
+    this.#letGo(0)
+    this.#view.onClose(this)
+  }
+
+  #letGo(keptMax: number): void {
+    while (this.#held.length > keptMax) {
+      const oldest = this.#held.shift()
+      if (oldest) this.#view.letGo(oldest)
+    }
   }
 }
 

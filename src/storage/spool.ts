@@ -8,15 +8,16 @@
 //  - when the disk fails, the bytes go on through memory at the pace of the slowest reader: the blob is not
 //    kept, but it is served.
 
-import type { Hash } from 'node:crypto'
 import { open, type FileHandle } from 'node:fs/promises'
 import type { Clock, CancelTimer } from '../clock.ts'
-import { algorithmOf, hasherFor, hexOf, type Digest } from '../oci/digest.ts'
-import { BLOCK_BYTES, BlockWindow } from './block-window.ts'
+import { hexOf, type Digest } from '../oci/digest.ts'
+import { BLOCK_BYTES, BlockWindow, type BlockView } from './block-window.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
-import type { Digester, DigestRun } from './digester.ts'
+import type { Digester } from './digester.ts'
+import type { FileContent } from './filesystem.ts'
 import { StorageError } from './filesystem.ts'
 import { AbandonedError, ContentMismatchError } from './spool-error.ts'
+import { SpoolHash } from './spool-hash.ts'
 import { SpoolReader, SpoolReaders } from './spool-reader.ts'
 
 /** Bytes are passed on a block at a time, or after this time, so that a slow upstream's are passed on soon. */
@@ -56,9 +57,7 @@ export class Spool {
   readonly #readers = new SpoolReaders()
   readonly #window: BlockWindow
   readonly #handle: FileHandle | undefined
-  readonly #digestRun: DigestRun | undefined
-  /** Without a file there is nothing that a worker could read. */
-  readonly #inlineHash: Hash | undefined
+  readonly #hash: SpoolHash
   #sizeBytes: number | undefined
   /** Readers may see these. */
   #publishedBytes: number
@@ -74,6 +73,8 @@ export class Spool {
   #lastFlushMs = Number.NEGATIVE_INFINITY
   #cancelFlushTimer: CancelTimer | undefined
   #readerMoved: (() => void) | undefined
+  /** Of the stored file, once it is one. */
+  #letGo: (() => void) | undefined
 
   private constructor(deps: SpoolDeps, options: SpoolOptions, handle: FileHandle | undefined) {
     this.#clock = deps.clock
@@ -84,11 +85,9 @@ export class Spool {
     const resumedBytes = handle ? options.resumedBytes : 0
     this.#window = new BlockWindow(resumedBytes)
     this.#publishedBytes = this.#fileBytes = resumedBytes
-    if (handle && options.file !== undefined) {
-      this.#digestRun = deps.digester.open(options.file, algorithmOf(options.digest))
-    }
-    this.#digestRun?.advance(resumedBytes)
-    this.#inlineHash = handle ? undefined : hasherFor(options.digest)
+    const file = handle ? options.file : undefined
+    this.#hash = new SpoolHash(deps, { digest: options.digest, file })
+    this.#hash.advance(resumedBytes)
   }
 
   static async open(deps: SpoolDeps, options: SpoolOptions): Promise<Spool> {
@@ -156,11 +155,7 @@ export class Spool {
    */
   append(chunk: Buffer): Promise<void> | undefined {
     if (this.#sizeBytes !== undefined && this.receivedBytes + chunk.length > this.#sizeBytes) {
-      const mismatch = new ContentMismatchError(
-        `${this.digest}: more than the ${this.#sizeBytes} bytes announced`,
-      )
-      this.fail(mismatch)
-      throw mismatch
+      throw this.#mismatch(`more than the ${this.#sizeBytes} bytes announced`)
     }
     this.#window.append(chunk, (this.#sizeBytes ?? Infinity) - this.receivedBytes)
     this.#flushIfDue()
@@ -175,14 +170,10 @@ export class Spool {
    */
   async finish(): Promise<void> {
     await this.#flushAll()
-    const actual = await this.#hash()
+    const actual = await this.#hash.finish(() => this.#readAgain())
     const expectedBytes = this.#sizeBytes ?? this.receivedBytes
     if (actual !== hexOf(this.digest) || this.receivedBytes !== expectedBytes) {
-      const mismatch = new ContentMismatchError(
-        `${this.digest}: received ${this.receivedBytes} bytes that hash to ${actual}`,
-      )
-      this.fail(mismatch)
-      throw mismatch
+      throw this.#mismatch(`received ${this.receivedBytes} bytes that hash to ${actual}`)
     }
     this.#sizeBytes = this.receivedBytes
     this.#verified = true
@@ -192,22 +183,27 @@ export class Spool {
   /**
    * Moves the verified bytes to where they are found from now on. Only for a spool that `isKept`.
    *
+   * @param links written after the bytes
+   * @returns whether the links are written
    * @throws {StorageError} they are not kept
    */
-  async commit(store: BlobStore): Promise<void> {
+  async commit(store: BlobStore, links: readonly FileContent[] = []): Promise<boolean> {
     const { file } = this.#options
     if (!this.#handle || file === undefined) {
-      await store.put(this.digest, this.wholeInMemory() ?? Buffer.alloc(0))
+      const areLinked = await store.put(this.digest, this.wholeInMemory() ?? Buffer.alloc(0), links)
       this.#committed = true
-      return
+      return areLinked
     }
     try {
       await this.#handle.datasync()
     } catch (error) {
       throw new StorageError('sync', file, error)
     }
-    await store.adopt(this.digest, file)
+    // Readers go on with the same file.
+    this.#letGo = store.hold(this.digest)
+    const areLinked = await store.adopt(this.digest, file, links)
     this.#committed = true
+    return areLinked
   }
 
   /** @returns the bytes of a blob that was spooled in memory; undefined for a larger one */
@@ -216,10 +212,15 @@ export class Spool {
     return Buffer.concat(this.#window.slices(0, this.receivedBytes).map(({ bytes }) => bytes))
   }
 
+  /** The disk has no room for more: what comes goes on through memory, and the whole is not kept. */
+  stopKeeping(error: StorageError): void {
+    this.#storageError ??= error
+  }
+
   /** Fails the readers: those that already have all they asked for are not affected. Idempotent. */
   fail(error: Error): void {
     this.#failure ??= error
-    this.#digestRun?.abort()
+    this.#hash.abort()
     this.#readers.wake()
     // A writer that waits for a slow reader has nothing more to wait for.
     this.#readerMoved?.()
@@ -230,7 +231,7 @@ export class Spool {
     while (this.#flushing) await this.#flushing
     // Not earlier: the end of a flush sets the timer for the next one.
     this.#cancelFlushTimer?.()
-    this.#digestRun?.abort()
+    this.#hash.abort()
     this.#writerDone = true
     await this.#closeIfUnused()
   }
@@ -240,6 +241,7 @@ export class Spool {
     if (!this.isJoinable) return undefined
     const reader = new SpoolReader({
       readAt: (at, scratch) => this.#readAt(at, scratch),
+      letGo: (block) => this.#window.letGo(block),
       onMove: () => this.#readerMoved?.(),
       onClose: (closed) => {
         this.#readers.delete(closed)
@@ -253,7 +255,7 @@ export class Spool {
   }
 
   /** @returns undefined when the reader has to wait */
-  #readAt(position: number, scratch: Buffer): Buffer | Promise<Buffer> | undefined {
+  #readAt(position: number, scratch: Buffer): BlockView | Promise<Buffer> | undefined {
     if (this.#failure instanceof ContentMismatchError) throw this.#failure
     const readableBytes = this.#verified
       ? this.#publishedBytes
@@ -313,8 +315,8 @@ export class Spool {
 
   async #persist(bytes: Buffer, position: number): Promise<void> {
     if (!this.#handle || this.#storageError) {
-      this.#inlineHash?.update(bytes)
-      this.#digestRun?.append(bytes)
+      // An upstream that is faster than the hashing waits: the queue to the thread is memory too.
+      await this.#hash.append(bytes)
       return
     }
     let written = 0
@@ -324,14 +326,14 @@ export class Spool {
         written += (await this.#handle.write(bytes, written, left, position + written)).bytesWritten
       }
       this.#fileBytes = position + written
-      this.#digestRun?.advance(this.#fileBytes)
+      this.#hash.advance(this.#fileBytes)
     } catch (error) {
       // What did get written stays readable; the rest of this block reaches readers through memory.
       this.#fileBytes = position + written
-      this.#digestRun?.advance(this.#fileBytes)
-      this.#digestRun?.append(bytes.subarray(written))
+      this.#hash.advance(this.#fileBytes)
       this.#storageError = new StorageError('write', this.#options.file ?? 'memory', error)
       this.#onStorageFailure(this.#storageError)
+      await this.#hash.append(bytes.subarray(written))
     }
   }
 
@@ -366,32 +368,28 @@ export class Spool {
     this.#readerMoved?.()
   }
 
-  async #hash(): Promise<string> {
-    if (!this.#digestRun) return this.#inlineHash?.digest('hex') ?? ''
-    try {
-      return await this.#digestRun.finish()
-    } catch (error) {
-      if (this.#failure) throw error
-      // The thread could not read the file, or died; that is no fault of the bytes.
-      return this.#hashAgain()
-    }
+  /** Readers have been failed. */
+  #mismatch(what: string): ContentMismatchError {
+    const mismatch = new ContentMismatchError(`${this.digest}: ${what}`)
+    this.fail(mismatch)
+    return mismatch
   }
 
-  async #hashAgain(): Promise<string> {
-    const hasher = hasherFor(this.digest)
+  async *#readAgain(): AsyncGenerator<Buffer> {
     const scratch = Buffer.allocUnsafeSlow(BLOCK_BYTES)
     for (let position = 0; position < this.#publishedBytes;) {
       const view = this.#window.viewAt(position, this.#publishedBytes, BLOCK_BYTES)
-      const bytes = view ?? (await this.#readFile(position, scratch))
-      hasher.update(bytes)
+      const bytes = view?.bytes ?? (await this.#readFile(position, scratch))
+      yield bytes
+      if (view) this.#window.letGo(view.block)
       position += bytes.length
     }
-    return hasher.digest('hex')
   }
 
   async #closeIfUnused(): Promise<void> {
     if (!this.#writerDone || this.#readers.count > 0 || this.#isClosed) return
     this.#isClosed = true
+    this.#letGo?.()
     this.#window.clear()
     await this.#handle?.close()
   }

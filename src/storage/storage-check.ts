@@ -26,11 +26,15 @@ export function storageCheck(deps: { paths: StoragePaths; writer: FileWriter }):
       // A name of its own: another check may run at the same time, of this process or of another one.
       const file = path.join(paths.temporary, `health-${text}`)
       await ensureDirectory(paths.temporary)
-      await writer.write(file, text)
-      const read = await readSmallFile(file)
-      await removeFile(file)
-      if (read?.toString('utf8') !== text)
-        throw new Error(`${file} does not give back what it was given`)
+      try {
+        await writer.write(file, text)
+        const read = await readSmallFile(file)
+        if (read?.toString('utf8') !== text)
+          throw new Error(`${file} does not give back what it was given`)
+      } finally {
+        // A write that was cut short may have left it.
+        await removeFile(file)
+      }
     },
   }
 }

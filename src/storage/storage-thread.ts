@@ -4,6 +4,7 @@
 // for the locks of the same directories.
 
 import { Worker } from 'node:worker_threads'
+import type { FileContent } from './filesystem.ts'
 import type { DigestAlgorithm } from '../oci/digest.ts'
 import { systemCode } from './filesystem.ts'
 
@@ -15,14 +16,20 @@ export type DigestRequest =
       readonly algorithm: DigestAlgorithm
     }
   | { readonly kind: 'advance'; readonly id: number; readonly availableBytes: number }
-  | { readonly kind: 'bytes'; readonly id: number; readonly bytes: Uint8Array }
+  | {
+      readonly kind: 'bytes'
+      readonly id: number
+      readonly bytes: Uint8Array
+      /** Replied to when they are hashed, or no longer wanted. */
+      readonly takenId: number
+    }
   | { readonly kind: 'finish' | 'abort'; readonly id: number }
 
 export interface WriteRequest {
   readonly kind: 'write'
   readonly id: number
-  readonly file: string
-  readonly bytes: Uint8Array | string
+  /** Replaced one after the other. */
+  readonly files: readonly FileContent[]
   /** On the same file system; must exist. */
   readonly temporaryDirectory: string
 }
@@ -30,7 +37,7 @@ export interface WriteRequest {
 export type StorageRequest = DigestRequest | WriteRequest
 
 export type StorageReply =
-  /** `hex` is a digest; a write has nothing to tell. */
+  /** `hex` is a digest; all else has nothing to tell. */
   | { readonly id: number; readonly hex?: string }
   | { readonly id: number; readonly error: string; readonly code: string | undefined }
 
@@ -110,12 +117,13 @@ export class StorageThread {
     return waiter !== undefined
   }
 
+  /** Who waits is told when the thread touches the disk no more. */
   async close(): Promise<void> {
     const worker = this.#worker
     this.#isClosed = true
     this.#worker = undefined
-    this.#fail(new StorageThreadError('the storage thread is closed'))
     await worker?.terminate()
+    this.#fail(new StorageThreadError('the storage thread is closed'))
   }
 
   #start(): Worker {

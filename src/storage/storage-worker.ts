@@ -3,7 +3,7 @@
 import { parentPort } from 'node:worker_threads'
 import { DigestRuns } from './digest-runs.ts'
 import { failure, type StorageReply, type StorageRequest } from './storage-thread.ts'
-import { writeFileAtomically } from './write-file.ts'
+import { writeFiles } from './write-file.ts'
 
 const port = parentPort
 if (!port) throw new Error('storage-worker runs as a worker thread only')
@@ -15,7 +15,7 @@ const digests = new DigestRuns({ reply: (digest) => reply([digest]) })
 function handle(request: StorageRequest): StorageReply | undefined {
   try {
     if (request.kind === 'write') {
-      writeFileAtomically(request)
+      writeFiles(request)
       return { id: request.id }
     }
     digests.handle(request)

@@ -1,21 +1,23 @@
-// Runs in the storage thread. Replaces one small file. Synchronous on purpose: nobody waits but this thread.
+// Runs in the storage thread. Replaces small files. Synchronous on purpose: nobody waits but this thread.
 
 import { randomUUID } from 'node:crypto'
-import { closeSync, mkdirSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
+import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import path from 'node:path'
-import { MOVE_TRIES_MAX, isAbsent } from './filesystem.ts'
+import { MOVE_TRIES_MAX, isAbsent, makeDirectorySync } from './filesystem.ts'
 import type { WriteRequest } from './storage-thread.ts'
 
-/** @throws the system's error; the old file, if any, is still there */
-export function writeFileAtomically({ bytes, file, temporaryDirectory }: WriteRequest): void {
-  const temporary = path.join(temporaryDirectory, randomUUID())
-  try {
-    writeNew(temporary, typeof bytes === 'string' ? Buffer.from(bytes) : bytes)
-    moveInto(temporary, file)
-  } catch (error) {
-    // What stays behind is swept at the next start.
-    rmSync(temporary, { force: true })
-    throw error
+/** @throws the system's error; the old file, if any, is still there, and none after it was replaced */
+export function writeFiles({ files, temporaryDirectory }: WriteRequest): void {
+  for (const { bytes, file } of files) {
+    const temporary = path.join(temporaryDirectory, randomUUID())
+    try {
+      writeNew(temporary, typeof bytes === 'string' ? Buffer.from(bytes) : bytes)
+      moveInto(temporary, file)
+    } catch (error) {
+      // What stays behind is swept at the next start.
+      rmSync(temporary, { force: true })
+      throw error
+    }
   }
 }
 
@@ -45,7 +47,7 @@ function moveInto(from: string, to: string): void {
 
 function makeDirectory(directory: string): void {
   try {
-    mkdirSync(directory, { recursive: true })
+    makeDirectorySync(directory)
   } catch (error) {
     // Pruned while it was being made: the next try makes it again. Anything else the rename tells.
     if (!isAbsent(error)) throw error

@@ -154,6 +154,49 @@ suite(`when ${where} fails`, () => {
     expect(rig.logged('info')).toEqual([expect.stringContaining('redis is back')])
   })
 
+  it('by being slow, an answer that is late is no answer, and the connection stays', async () => {
+    const server = await RedisServer.start()
+    const rig = makeCache(server.port)
+    await working(rig)
+    await server.ask((redis) => redis.client('PAUSE', 300, 'ALL'))
+    const asked = rig.cache.get(digest)
+    expect(rig.clock.nextTimerMs).toBe(100)
+    await rig.clock.advance(100)
+    expect(await within('an answer', asked)).toBeUndefined()
+    await working(rig, 2)
+    expect(rig.logged('warn')).toEqual([])
+  })
+
+  it('by being full, what it has is known, what it lacks is not, and one line says so', async () => {
+    const server = await RedisServer.start()
+    const rig = makeCache(server.port)
+    await working(rig, 5)
+    const other = blobOf(8, 'no room').digest
+    await server.ask((redis) => redis.config('SET', 'maxmemory', '1'))
+    await waitFor('the log', () => {
+      rig.cache.set(other, { sizeBytes: 6 })
+      return rig.logged('warn').length > 0
+    })
+    expect(await rig.cache.get(digest)).toEqual({ sizeBytes: 5 })
+    expect(await rig.cache.get(other)).toBeUndefined()
+    expect(rig.logged('warn')).toEqual([expect.stringContaining('OOM')])
+    await server.ask((redis) => redis.config('SET', 'maxmemory', '0'))
+    await waitFor('room', async () => {
+      rig.cache.set(other, { sizeBytes: 6 })
+      return (await rig.cache.get(other))?.sizeBytes === 6
+    })
+  })
+
+  it('by being flushed, everything is unknown until it is told again', async () => {
+    const server = await RedisServer.start()
+    const rig = makeCache(server.port)
+    await working(rig)
+    await server.ask((redis) => redis.flushall())
+    expect(await rig.cache.get(digest)).toBeUndefined()
+    await working(rig, 2)
+    expect(rig.logged('warn')).toEqual([])
+  })
+
   it('leaves no timer behind when it answers', async () => {
     const server = await RedisServer.start()
     const rig = makeCache(server.port)

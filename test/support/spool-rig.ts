@@ -5,6 +5,7 @@ import { expect, onTestFinished } from 'vitest'
 import { digestOf, type Digest } from '../../src/oci/digest.ts'
 import { BlobStore } from '../../src/storage/blob-store.ts'
 import type { ByteSource } from '../../src/storage/byte-source.ts'
+import type { Digester } from '../../src/storage/digester.ts'
 import type { StorageError } from '../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
 import { Spool } from '../../src/storage/spool.ts'
@@ -23,6 +24,7 @@ export interface SpoolRigOptions {
   readonly resumedBytes?: number
   /** False: there is no file from the start. */
   readonly isKept?: boolean
+  readonly digester?: Digester
   /** Called when there are directories, before the spool is opened. */
   readonly prepare?: (paths: StoragePaths, digest: Digest) => Promise<void>
 }
@@ -37,7 +39,7 @@ export interface SpoolRig {
 }
 
 export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
-  const { bytes, isKept = true, prepare, resumedBytes = 0 } = options
+  const { bytes, digester = makeDigester(), isKept = true, prepare, resumedBytes = 0 } = options
   const digest = options.digest ?? digestOf(bytes)
   const paths = new StoragePaths(await makeTempDirectory())
   await mkdir(paths.spool, { recursive: true })
@@ -46,7 +48,7 @@ export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
   const clock = new FakeClock()
   const failures: StorageError[] = []
   const spool = await Spool.open(
-    { clock, digester: makeDigester(), onStorageFailure: (error) => failures.push(error) },
+    { clock, digester, onStorageFailure: (error) => failures.push(error) },
     {
       digest,
       sizeBytes: 'sizeBytes' in options ? options.sizeBytes : bytes.length,

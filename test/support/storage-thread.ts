@@ -28,6 +28,16 @@ export function makeDigester(): Digester {
   return new Digester({ thread: makeStorageThread() })
 }
 
+/** One whose thread takes everything and answers nothing. */
+export function makeStalledDigester(): Digester {
+  const code =
+    "import { parentPort } from 'node:worker_threads'; parentPort.on('message', () => {})"
+  const workerUrl = new URL(`data:text/javascript,${encodeURIComponent(code)}`)
+  const thread = new StorageThread({ workerUrl })
+  onTestFinished(() => thread.close())
+  return new Digester({ thread })
+}
+
 export function makeWriter(paths: StoragePaths): FileWriter {
   return new FileWriter({ thread: makeStorageThread(), paths })
 }

@@ -62,7 +62,7 @@ async function plant(
 
 async function listed(store: BlobStore): Promise<Digest[]> {
   const digests: Digest[] = []
-  for await (const digest of store.list()) digests.push(digest)
+  for await (const shard of store.shards()) digests.push(...shard.digests)
   return digests.sort()
 }
 
@@ -221,6 +221,20 @@ describe('an open blob', () => {
   })
 })
 
+describe('a blob that is being stored', () => {
+  it.each(['memory', 'a file'])('from %s counts as in use until it is there', async (from) => {
+    const { paths, store } = await makeStore()
+    const blob = blobOf(1000, 'arriving')
+    const file = await spooled(paths, blob)
+    const arriving =
+      from === 'memory' ? store.put(blob.digest, blob.bytes) : store.adopt(blob.digest, file)
+    expect(store.isBeingRead(blob.digest)).toBe(true)
+    await arriving
+    expect(store.isBeingRead(blob.digest)).toBe(false)
+    expect(await store.readWhole(blob.digest, 1000)).toEqual(blob.bytes)
+  })
+})
+
 describe('removing a blob', () => {
   it('leaves no empty directories, and those of others alone', async () => {
     const { paths, store } = await makeStore()
@@ -353,9 +367,11 @@ describe('the list of blobs', () => {
     const blobs = Array.from({ length: 20 }, (_, seed) => blobOf(10, seed))
     for (const { bytes, digest } of blobs) await store.put(digest, bytes)
     const seen = new Set<Digest>()
-    for await (const digest of store.list()) {
-      seen.add(digest)
-      await store.remove(digest)
+    for await (const { digests } of store.shards()) {
+      for (const digest of digests) {
+        seen.add(digest)
+        await store.remove(digest)
+      }
     }
     expect(seen.size).toBe(20)
   })

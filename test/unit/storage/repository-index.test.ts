@@ -37,7 +37,9 @@ async function filesIn({ repositories }: StoragePaths): Promise<string[]> {
 
 async function linksOf(index: RepositoryIndex): Promise<Link[]> {
   const links: Link[] = []
-  for await (const link of index.links()) links.push(link)
+  for await (const repository of index.repositories()) {
+    for await (const link of index.linksOf(repository)) links.push(link)
+  }
   return links.sort((left, right) => (JSON.stringify(left) < JSON.stringify(right) ? -1 : 1))
 }
 

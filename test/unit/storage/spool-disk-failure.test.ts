@@ -18,6 +18,7 @@ import {
   passOn,
   readRange,
 } from '../../support/spool-rig.ts'
+import { makeStalledDigester } from '../../support/storage-thread.ts'
 import { waitFor, within } from '../../support/wait-for.ts'
 
 const KIB = 1024
@@ -117,6 +118,26 @@ describe('a disk that refuses the file', () => {
 
 describe('a disk that is full halfway', () => {
   const bytes = bytesOf(20 * MIB, 'halfway')
+
+  it('does not let bytes pile up before a thread that hashes more slowly than they come', async () => {
+    fillDiskAt(0)
+    const { spool, clock } = await openSpool({ bytes, digester: makeStalledDigester() })
+    const reading = readRange(join(spool), { to: bytes.length }).catch(() => undefined)
+    const fed = feed(spool, bytes).catch(() => undefined)
+
+    await waitFor('the download to stop', async () => {
+      const before = spool.receivedBytes
+      await clock.advance(10)
+      return before > 0 && (await isStillWaiting(fed)) && spool.receivedBytes === before
+    })
+
+    // One block with the thread, one that waits for it, and what was received before the download stopped.
+    expect(spool.receivedBytes).toBeLessThanOrEqual(4 * BLOCK_BYTES)
+    spool.fail(new Error('the test is over'))
+    await reading
+    // Is over when the thread is.
+    void spool.release()
+  })
 
   it.each([0, 1, 100, BLOCK_BYTES, 3 * MIB + 5, bytes.length - 1])(
     'after %i bytes is reported once, and readers get everything, verified',

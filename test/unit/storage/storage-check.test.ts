@@ -33,4 +33,15 @@ describe('the check of the storage', () => {
     await rm(paths.temporary)
     await storageCheck({ paths, writer: makeWriter(paths) }).run()
   })
+
+  it('leaves nothing behind either when a stop cuts it short', async () => {
+    const paths = await makePaths()
+    const writer = makeWriter(paths)
+    writer.write = async (file, text) => {
+      await writeFile(file, text)
+      throw new Error('the storage thread is closed')
+    }
+    await expect(storageCheck({ paths, writer }).run()).rejects.toThrow('closed')
+    expect(await readdir(paths.temporary)).toEqual([])
+  })
 })

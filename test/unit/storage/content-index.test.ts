@@ -8,19 +8,33 @@ import { pino } from 'pino'
 import { describe, expect, it } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
 import type { RepositoryName } from '../../../src/oci/reference.ts'
+import { ContentIndex, type LinkEntry } from '../../../src/storage/content-index.ts'
+import type { IndexChange } from '../../../src/storage/index-changes.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
-import { UsageIndex, type UsageEntry } from '../../../src/storage/usage-index.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
 import { makeWriter } from '../../support/storage-thread.ts'
 
 const ALPINE = 'library/alpine' as RepositoryName
 const BUSYBOX = 'library/busybox' as RepositoryName
+const NOTHING = { blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 }
 
 const digestAt = (seed: number | string): Digest => blobOf(8, seed).digest
 
-function entryOf(seed: number | string, fields: Partial<UsageEntry> = {}): UsageEntry {
+function entryOf(seed: number | string, fields: Partial<LinkEntry> = {}): LinkEntry {
   return { digest: digestAt(seed), repository: ALPINE, kind: 'blob', lastUsedMs: 1000, ...fields }
+}
+
+/** What has to be written so that the entry is there, on bytes of one block. */
+function changesFor({ digest, kind, lastUsedMs: atMs, repository }: LinkEntry): IndexChange[] {
+  return [
+    { change: 'store', digest, allocatedBytes: 4096, isManifest: kind === 'manifest', atMs: 0 },
+    { change: 'use', link: { digest, kind, repository }, atMs },
+  ]
+}
+
+async function put(index: ContentIndex, entries: readonly LinkEntry[]): Promise<void> {
+  await index.write(entries.flatMap(changesFor))
 }
 
 async function makePaths(): Promise<StoragePaths> {
@@ -32,11 +46,11 @@ async function makePaths(): Promise<StoragePaths> {
 /** Opens the index, hands it to `use`, and closes it. @returns the warnings of the opening */
 async function withIndex(
   paths: StoragePaths,
-  use: (index: UsageIndex) => unknown = () => undefined,
+  use: (index: ContentIndex) => unknown = () => undefined,
 ): Promise<string[]> {
   const lines: string[] = []
   const logger = pino({ level: 'warn' }, { write: (line) => lines.push(line) })
-  const index = await UsageIndex.open({ paths, writer: makeWriter(paths), logger })
+  const index = await ContentIndex.open({ paths, writer: makeWriter(paths), logger })
   try {
     await use(index)
   } finally {
@@ -45,78 +59,107 @@ async function withIndex(
   return lines.map((line) => String((JSON.parse(line) as { msg: unknown }).msg))
 }
 
-async function entriesOf(index: UsageIndex): Promise<UsageEntry[]> {
-  const entries: UsageEntry[] = []
-  for await (const entry of index.entries()) entries.push(entry)
-  return entries
+async function all<T>(entries: AsyncIterable<T>): Promise<T[]> {
+  const found: T[] = []
+  for await (const entry of entries) found.push(entry)
+  return found
 }
 
-const databaseOf = (paths: StoragePaths): string => path.join(paths.index, 'usage.mdb')
+const databaseOf = (paths: StoragePaths): string => path.join(paths.index, 'content.mdb')
 const markerOf = (paths: StoragePaths): string => path.join(paths.index, 'opening')
 
-const REBUILT = 'the index of last uses cannot be read; it is rebuilt'
+const REBUILT = 'the index of the content cannot be read; it is rebuilt'
 
-describe('the usage index', () => {
-  it('gives back what was put, and forgets what was removed', async () => {
+describe('the content index', () => {
+  it('gives back what was written, and forgets what was removed', async () => {
     await withIndex(await makePaths(), async (index) => {
       const blob = entryOf(1)
-      const manifest = entryOf(1, { repository: BUSYBOX, kind: 'manifest', lastUsedMs: 2000 })
-      const unlinked = entryOf(2, { repository: undefined })
-      await index.put([blob, manifest, unlinked])
-      expect(index.get(blob.digest, ALPINE)).toEqual(blob)
-      expect(index.get(blob.digest, BUSYBOX)).toEqual(manifest)
-      expect(index.get(unlinked.digest, undefined)).toEqual(unlinked)
-      expect(index.get(blob.digest, undefined)).toBeUndefined()
-      await index.remove(blob.digest, ALPINE)
-      expect(index.get(blob.digest, ALPINE)).toBeUndefined()
-      expect(index.get(blob.digest, BUSYBOX)).toEqual(manifest)
-      await index.remove(blob.digest, ALPINE)
+      const other = entryOf(1, { repository: BUSYBOX, lastUsedMs: 2000 })
+      await put(index, [blob, other])
+      expect(index.link(blob.digest, ALPINE)).toEqual(blob)
+      expect(index.link(blob.digest, BUSYBOX)).toEqual(other)
+      expect(index.blob(blob.digest)).toEqual({
+        digest: blob.digest,
+        allocatedBytes: 4096,
+        isManifest: false,
+        isStored: true,
+        lastUsedMs: 2000,
+        namedBy: 0,
+      })
+      expect(index.totals).toEqual({ ...NOTHING, blobs: 1, links: 2, allocatedBytes: 4096 })
+      await index.write([{ change: 'unlink', digest: blob.digest, repository: ALPINE }])
+      expect(index.link(blob.digest, ALPINE)).toBeUndefined()
+      expect(index.link(blob.digest, BUSYBOX)).toEqual(other)
+      await index.write([{ change: 'remove', digest: blob.digest }])
+      expect(index.link(blob.digest, BUSYBOX)).toBeUndefined()
+      expect(index.has(blob.digest)).toBe(false)
+      expect(index.totals).toEqual(NOTHING)
     })
   })
 
-  it('replaces the last use', async () => {
+  it('keeps the latest use', async () => {
     await withIndex(await makePaths(), async (index) => {
-      await index.put([entryOf(1, { lastUsedMs: 1 }), entryOf(1, { lastUsedMs: 2 })])
-      await index.put([entryOf(1, { lastUsedMs: 1_767_225_600_123 })])
-      expect(await entriesOf(index)).toEqual([entryOf(1, { lastUsedMs: 1_767_225_600_123 })])
-      await index.put([])
+      await put(index, [entryOf(1, { lastUsedMs: 1 }), entryOf(1, { lastUsedMs: 2 })])
+      await put(index, [entryOf(1, { lastUsedMs: 1_767_225_600_123 })])
+      await put(index, [entryOf(1, { lastUsedMs: 3 })])
+      expect(await all(index.links())).toEqual([entryOf(1, { lastUsedMs: 1_767_225_600_123 })])
+      await index.write([])
     })
   })
 
   it('tells who holds a digest, and nobody else', async () => {
     await withIndex(await makePaths(), async (index) => {
-      const holders = [undefined, ALPINE, BUSYBOX].map((repository) => entryOf(1, { repository }))
-      await index.put([...holders, entryOf(2), entryOf(3)])
-      expect(index.ofDigest(digestAt(1))).toEqual(holders)
-      expect(index.ofDigest(digestAt('unknown'))).toEqual([])
+      const holders = [ALPINE, BUSYBOX].map((repository) => entryOf(1, { repository }))
+      await put(index, [...holders, entryOf(2), entryOf(3)])
+      expect(index.linksOf(digestAt(1))).toEqual(holders)
+      expect(index.linksOf(digestAt('unknown'))).toEqual([])
     })
   })
 
-  it('lists every entry once, in the order of digests, however many', async () => {
+  it('lists everything once, in the order of digests, however many', async () => {
     await withIndex(await makePaths(), async (index) => {
-      // More than two chunks, with neighbours whose names begin alike.
+      // More than two chunks, with neighbours whose keys begin alike.
       const entries = Array.from({ length: 2500 }, (_, seed) => [
-        entryOf(seed, { repository: undefined }),
+        entryOf(seed, { repository: BUSYBOX }),
         entryOf(seed),
       ]).flat()
-      await index.put([...entries, entryOf(1, { digest: blobOf(8, 1, 'sha512').digest })])
-      const found = await entriesOf(index)
-      expect(found).toHaveLength(5001)
-      const keys = found.map(({ digest, repository }) => `${digest} ${repository ?? ''}`)
+      await put(index, [...entries, entryOf(1, { digest: blobOf(8, 1, 'sha512').digest })])
+      const links = await all(index.links())
+      expect(links).toHaveLength(5001)
+      const keys = links.map(({ digest, repository }) => `${digest} ${repository}`)
       expect(keys).toEqual([...new Set(keys)].sort())
+      const digests = (await all(index.blobs())).map(({ digest }) => digest)
+      expect(digests).toHaveLength(2501)
+      expect(digests).toEqual([...new Set(digests)].sort())
+    })
+  })
+
+  it('lists what shares a directory on disk', async () => {
+    await withIndex(await makePaths(), async (index) => {
+      const entries = Array.from({ length: 600 }, (_, seed) => entryOf(seed))
+      await put(index, [...entries, entryOf(1, { digest: blobOf(8, 1, 'sha512').digest })])
+      const shard = { algorithm: 'sha256', hexPrefix: 'ff' } as const
+      const expected = entries
+        .map(({ digest }) => digest)
+        .filter((it) => it.startsWith('sha256:ff'))
+      expect(expected.length).toBeGreaterThan(0)
+      expect((await all(index.blobs(shard))).map(({ digest }) => digest)).toEqual(expected.sort())
     })
   })
 
   it('can be read while it is changed', async () => {
     await withIndex(await makePaths(), async (index) => {
-      await index.put(Array.from({ length: 5000 }, (_, seed) => entryOf(seed)))
+      await put(
+        index,
+        Array.from({ length: 5000 }, (_, seed) => entryOf(seed)),
+      )
       let seen = 0
-      for await (const { digest, repository } of index.entries()) {
+      for await (const { digest } of index.links()) {
         seen++
-        if (seen % 100 === 0) await index.remove(digest, repository)
+        if (seen % 100 === 0) await index.write([{ change: 'remove', digest }])
       }
       expect(seen).toBe(5000)
-      expect(await entriesOf(index)).toHaveLength(4950)
+      expect(await all(index.links())).toHaveLength(4950)
     })
   })
 
@@ -124,12 +167,13 @@ describe('the usage index', () => {
     const paths = await makePaths()
     await withIndex(paths, async (index) => {
       expect(index.isComplete).toBe(false)
-      await index.put([entryOf(1), entryOf(2)])
+      await put(index, [entryOf(1), entryOf(2)])
       await index.markComplete(true)
     })
     const warnings = await withIndex(paths, async (index) => {
       expect(index.isComplete).toBe(true)
-      expect(await entriesOf(index)).toHaveLength(2)
+      expect(await all(index.links())).toHaveLength(2)
+      expect(index.totals).toEqual({ ...NOTHING, blobs: 2, links: 2, allocatedBytes: 8192 })
       await index.markComplete(false)
     })
     await withIndex(paths, (index) => expect(index.isComplete).toBe(false))
@@ -141,8 +185,8 @@ describe('the usage index', () => {
     await withIndex(await makePaths(), async (index) => {
       const repository = `${'a'.repeat(127)}/${'b'.repeat(127)}` as RepositoryName
       const entry = entryOf(1, { repository, digest: blobOf(8, 1, 'sha512').digest })
-      await index.put([entry])
-      expect(index.get(entry.digest, repository)).toEqual(entry)
+      await put(index, [entry])
+      expect(index.link(entry.digest, repository)).toEqual(entry)
     })
   })
 })
@@ -156,17 +200,18 @@ describe('an index that cannot be used', () => {
   it.each(spoilt)('because it %s begins anew', async (_what, spoil) => {
     const paths = await makePaths()
     await withIndex(paths, async (index) => {
-      await index.put([entryOf(1)])
+      await put(index, [entryOf(1)])
       await index.markComplete(true)
     })
     await spoil(paths)
     await withIndex(paths, async (index) => {
       expect(index.isComplete).toBe(false)
-      expect(await entriesOf(index)).toEqual([])
-      await index.put([entryOf(2)])
+      expect(await all(index.links())).toEqual([])
+      expect(index.totals).toEqual(NOTHING)
+      await put(index, [entryOf(2)])
     })
     const warnings = await withIndex(paths, async (index) =>
-      expect(await entriesOf(index)).toEqual([entryOf(2)]),
+      expect(await all(index.links())).toEqual([entryOf(2)]),
     )
     expect(warnings).toEqual([])
   })
@@ -175,55 +220,68 @@ describe('an index that cannot be used', () => {
     const paths = await makePaths()
     await mkdir(paths.index)
     await writeFile(databaseOf(paths), '')
-    await withIndex(paths, async (index) => expect(await entriesOf(index)).toEqual([]))
+    await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([]))
   })
 
   it('because a file stands in place of its directory begins anew', async () => {
     const paths = await makePaths()
     await writeFile(paths.index, '')
-    await withIndex(paths, async (index) => expect(await entriesOf(index)).toEqual([]))
+    await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([]))
   })
 
   it('because it is of another format begins anew', async () => {
     const paths = await makePaths()
-    await mkdir(paths.index)
-    const database = openDatabase<unknown, string>({ path: databaseOf(paths) })
-    await database.put('!complete', 999)
-    await database.put(`${digestAt(1)} ${ALPINE}`, [0, 1000])
+    await withIndex(paths, (index) => put(index, [entryOf(1)]))
+    const database = openDatabase<unknown, string>({ path: databaseOf(paths), maxDbs: 8 })
+    await database.openDB<unknown, string>({ name: 'meta' }).put('format', 999)
     await database.close()
     const warnings = await withIndex(paths, async (index) => {
-      expect(await entriesOf(index)).toEqual([])
-      await index.put([entryOf(2)])
+      expect(await all(index.links())).toEqual([])
+      await put(index, [entryOf(2)])
     })
     expect(warnings).toEqual([REBUILT])
-    await withIndex(paths, async (index) => expect(await entriesOf(index)).toEqual([entryOf(2)]))
+    await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([entryOf(2)]))
   })
 
   it('because the last opening did not come back begins anew, once', async () => {
     const paths = await makePaths()
-    await withIndex(paths, (index) => index.put([entryOf(1)]))
+    await withIndex(paths, (index) => put(index, [entryOf(1)]))
     await writeFile(markerOf(paths), '')
     const warnings = await withIndex(paths, async (index) => {
-      expect(await entriesOf(index)).toEqual([])
-      await index.put([entryOf(2)])
+      expect(await all(index.links())).toEqual([])
+      await put(index, [entryOf(2)])
     })
     expect(warnings).toEqual([REBUILT])
-    await withIndex(paths, async (index) => expect(await entriesOf(index)).toEqual([entryOf(2)]))
+    await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([entryOf(2)]))
+  })
+
+  it('removes the databases of other versions', async () => {
+    const paths = await makePaths()
+    await mkdir(paths.index)
+    await writeFile(path.join(paths.index, 'usage.mdb'), 'of another version')
+    await withIndex(paths)
+    expect(existsSync(path.join(paths.index, 'usage.mdb'))).toBe(false)
   })
 
   it('skips entries that are not entries', async () => {
     const paths = await makePaths()
-    await mkdir(paths.index)
-    const database = openDatabase<unknown, string>({ path: databaseOf(paths) })
-    await database.put(`${digestAt(1)} ${ALPINE}`, [0, 1000])
-    await database.put(`${digestAt(1)} NOT A NAME`, [0, 1000])
-    await database.put(`${digestAt(2)} `, ['0', '1000'])
-    await database.put('sha256:short library/alpine', [0, 1000])
-    await database.put('something else', 'entirely')
+    await withIndex(paths, (index) => put(index, [entryOf(1)]))
+    const database = openDatabase<unknown, string>({ path: databaseOf(paths), maxDbs: 8 })
+    const garbage = [Buffer.of(0), Buffer.from('sha256:short'), Buffer.alloc(40, 7)]
+    for (const name of ['blobs', 'order', 'links', 'names', 'named']) {
+      const table = database.openDB<Buffer, Buffer>({
+        name,
+        keyEncoding: 'binary',
+        encoding: 'binary',
+      })
+      for (const key of garbage) await table.put(key, Buffer.from('entirely'))
+    }
     await database.close()
     await withIndex(paths, async (index) => {
-      expect(await entriesOf(index)).toEqual([entryOf(1)])
-      expect(index.ofDigest(digestAt(1))).toEqual([entryOf(1)])
+      expect(await all(index.links())).toEqual([entryOf(1)])
+      expect((await all(index.blobs())).map(({ digest }) => digest)).toEqual([digestAt(1)])
+      expect((await all(index.oldestFirst())).map(({ digest }) => digest)).toEqual([digestAt(1)])
+      expect(index.linksOf(digestAt(1))).toEqual([entryOf(1)])
     })
   })
 })
@@ -249,14 +307,15 @@ describe('an index whose file is damaged', () => {
     import { StoragePaths } from ${urlOf('paths')}
     import { FileWriter } from ${urlOf('file-writer')}
     import { StorageThread } from ${urlOf('storage-thread')}
-    import { UsageIndex } from ${urlOf('usage-index')}
+    import { ContentIndex } from ${urlOf('content-index')}
     const paths = new StoragePaths(process.argv[1])
     const thread = new StorageThread({ workerUrl: new URL(${urlOf('storage-worker')}) })
     const writer = new FileWriter({ thread, paths })
-    const index = await UsageIndex.open({ paths, writer, logger: pino({ enabled: false }) })
+    const index = await ContentIndex.open({ paths, writer, logger: pino({ enabled: false }) })
     let count = 0
-    for await (const entry of index.entries()) count += entry ? 1 : 0
-    await index.put([])
+    for await (const entry of index.links()) count += entry ? 1 : 0
+    for await (const entry of index.oldestFirst()) count += entry ? 1 : 0
+    await index.write([])
     await index.close()
     await thread.close()
     process.stdout.write('opened ' + count)
@@ -273,7 +332,10 @@ describe('an index whose file is damaged', () => {
   it.each(damages)('by %s costs one crash at most', async (_what, damage) => {
     const paths = await makePaths()
     await withIndex(paths, (index) =>
-      index.put(Array.from({ length: 3000 }, (_, seed) => entryOf(seed))),
+      put(
+        index,
+        Array.from({ length: 3000 }, (_, seed) => entryOf(seed)),
+      ),
     )
     const { size } = await stat(databaseOf(paths))
     await damage(databaseOf(paths), size)

@@ -1,0 +1,329 @@
+// What is on disk, how large it is, when it was last used, and what belongs together. A cache of what the
+// directory tree says, plus times: an index that is lost, torn or from another version is thrown away and rebuilt
+// by scanning, while serving. The engine is lmdb: transactions survive `kill -9`, opening a million entries takes
+// milliseconds, and the map's pages are the system's to take back.
+//
+// Invariant: whatever a stored manifest names is never older than that manifest, since using the one renews the
+// other. So the oldest of all is the root of an image that nobody wants, never a layer of one that somebody does.
+
+import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import { StorageError } from './filesystem.ts'
+import {
+  COMPLETE_KEY,
+  FORMAT,
+  FORMAT_KEY,
+  SCRUB_KEY,
+  SEEN_KEY,
+  TOTALS_KEY,
+  chunksOf,
+  markClosed,
+  openIndexDatabase,
+  type IndexDatabase,
+  type IndexDatabaseDeps,
+  type OpenedDatabase,
+} from './index-database.ts'
+import {
+  blobRecord,
+  digestKey,
+  digestOfKey,
+  digestOfOrderKey,
+  digestsIn,
+  keyAfter,
+  keyAfterAll,
+  keyAfterDigest,
+  linkKey,
+  linkOfKey,
+  linkRecord,
+  shardKey,
+  type BlobRecord,
+} from './index-records.ts'
+import { applyChange, type IndexChange, type Totals } from './index-changes.ts'
+import type { Link } from './repository-index.ts'
+
+export interface LinkEntry extends Link {
+  readonly lastUsedMs: number
+}
+
+export interface BlobEntry extends BlobRecord {
+  readonly digest: Digest
+}
+
+/** How far stored blobs have been read again. */
+export interface ScrubPosition {
+  /** When the pass began, since the epoch. */
+  readonly startedAtMs: number
+  /** The last one that was looked at; undefined: the pass is over. */
+  readonly after: Digest | undefined
+}
+
+const NO_TOTALS: Totals = { blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 }
+/** Made between two turns of the event loop: about 10 ms. Using one image may take hundreds. */
+const CHUNK_WRITES = 1_000
+
+export class ContentIndex {
+  readonly #deps: IndexDatabaseDeps
+  #opened: OpenedDatabase | undefined
+  #opening: Promise<OpenedDatabase> | undefined
+  #totals = NO_TOTALS
+  #hasFailed = false
+
+  private constructor(deps: IndexDatabaseDeps) {
+    this.#deps = deps
+  }
+
+  /**
+   * Opens the index. On a full disk it knows nothing for the time being, and takes what it is told as soon as
+   * there is room: a cache starts on a full disk too.
+   */
+  static async open(deps: IndexDatabaseDeps): Promise<ContentIndex> {
+    const index = new ContentIndex(deps)
+    try {
+      await index.#ready()
+    } catch (error) {
+      if (!(error instanceof StorageError)) throw error
+      deps.logger.error(
+        { err: error },
+        'no index of the content: nothing expires until there is room',
+      )
+    }
+    return index
+  }
+
+  /** Whether the index has everything that is on disk. */
+  get isComplete(): boolean {
+    return this.#database?.meta.get(COMPLETE_KEY) === true
+  }
+
+  /** Whether it ever had everything: what it lacks now is what a crash has kept from it. */
+  get hasSeenAll(): boolean {
+    return this.#database?.meta.get(SEEN_KEY) === true
+  }
+
+  /** @throws {StorageError} */
+  async markComplete(isComplete: boolean): Promise<void> {
+    const { meta } = await this.#ready()
+    await this.#commit(isComplete ? meta.put(COMPLETE_KEY, true) : meta.remove(COMPLETE_KEY))
+  }
+
+  /** @throws {StorageError} */
+  async markSeen(): Promise<void> {
+    const { meta } = await this.#ready()
+    await this.#commit(meta.put(SEEN_KEY, true))
+  }
+
+  /** Of what is written down. */
+  get totals(): Totals {
+    return this.#totals
+  }
+
+  /** Whether the bytes are stored. */
+  has(digest: Digest): boolean {
+    return this.blob(digest) !== undefined
+  }
+
+  /** @returns undefined when the bytes are not stored */
+  blob(digest: Digest): BlobEntry | undefined {
+    const record = blobRecord(this.#database?.blobs.get(digestKey(digest)))
+    return record?.isStored ? { digest, ...record } : undefined
+  }
+
+  link(digest: Digest, repository: RepositoryName): LinkEntry | undefined {
+    const record = linkRecord(this.#database?.links.get(linkKey(digest, repository)))
+    return record && { digest, repository, ...record }
+  }
+
+  /** Who holds a digest. */
+  linksOf(digest: Digest): LinkEntry[] {
+    const start = digestKey(digest)
+    const range = this.#database?.links.getRange({ start, end: keyAfter(start) }) ?? []
+    return [...range].flatMap(({ key, value }) => linkEntry(key, value) ?? [])
+  }
+
+  /** What goes along with a manifest, stored or not: what it names, and what refers to it. */
+  namesOf(manifest: Digest): Digest[] {
+    return digestsIn(this.#database?.names.get(digestKey(manifest)))
+  }
+
+  /** The manifests that name a manifest. */
+  namedBy(manifest: Digest): Digest[] {
+    return digestsIn(this.#database?.named.get(digestKey(manifest)))
+  }
+
+  /** Everything stored, the least recently used first. */
+  async *oldestFirst(): AsyncGenerator<BlobEntry> {
+    if (!this.#database) return
+    for await (const chunk of chunksOf(this.#database.order)) {
+      for (const { key } of chunk) {
+        const digest = digestOfOrderKey(key)
+        const entry = digest && this.blob(digest)
+        if (entry) yield entry
+      }
+    }
+  }
+
+  /** Every link, in the order of digests. */
+  async *links(): AsyncGenerator<LinkEntry> {
+    if (!this.#database) return
+    for await (const chunk of chunksOf(this.#database.links)) {
+      for (const { key, value } of chunk) {
+        const entry = linkEntry(key, value)
+        if (entry) yield entry
+      }
+    }
+  }
+
+  /** Everything stored, in the order of digests. @param shard what shares a directory on disk; all, if not given */
+  async *blobs(shard?: {
+    algorithm: DigestAlgorithm
+    hexPrefix: string
+  }): AsyncGenerator<BlobEntry> {
+    if (!this.#database) return
+    const start = shard && shardKey(shard.algorithm, shard.hexPrefix)
+    const range = start ? { start, end: keyAfterAll(start) } : {}
+    for await (const chunk of chunksOf(this.#database.blobs, range)) yield* storedIn(chunk)
+  }
+
+  /** Everything stored that comes after a digest, in the order of digests; all, if none is given. */
+  async *blobsAfter(digest: Digest | undefined): AsyncGenerator<BlobEntry> {
+    if (!this.#database) return
+    const range = digest ? { start: keyAfterDigest(digest) } : {}
+    for await (const chunk of chunksOf(this.#database.blobs, range)) yield* storedIn(chunk)
+  }
+
+  /** @returns undefined when no pass ever began */
+  get scrubPosition(): ScrubPosition | undefined {
+    return scrubPositionIn(this.#database?.meta.get(SCRUB_KEY))
+  }
+
+  /** @throws {StorageError} */
+  async setScrubPosition({ after, startedAtMs }: ScrubPosition): Promise<void> {
+    const { meta } = await this.#ready()
+    await this.#commit(meta.put(SCRUB_KEY, { startedAtMs, after: after ?? null }))
+  }
+
+  /**
+   * Makes changes, in their order. Each survives a crash once this resolves; a crash in between leaves the first
+   * ones.
+   *
+   * @throws {StorageError} some, or all, are not made
+   */
+  async write(changes: readonly IndexChange[]): Promise<void> {
+    for (let made = 0; made < changes.length;) {
+      made += await this.#writeChunk(await this.#ready(), changes.slice(made, made + CHUNK_WRITES))
+    }
+  }
+
+  /** After a write that failed there is nothing to flush, and lmdb would wait for it for ever. */
+  async close(): Promise<void> {
+    if (this.#hasFailed || !this.#database) return
+    const { root } = this.#database
+    // Nobody reads what is being closed.
+    this.#opened = undefined
+    await root.flushed
+    await root.close()
+    await markClosed(this.#deps.paths)
+  }
+
+  /** Otherwise nothing is found in it. */
+  get isOpen(): boolean {
+    return this.#opened !== undefined
+  }
+
+  get #database(): IndexDatabase | undefined {
+    return this.#opened?.database
+  }
+
+  /** @throws {StorageError} there is no room for it */
+  async #ready(): Promise<IndexDatabase> {
+    if (this.#opened) return this.#opened.database
+    this.#opening ??= this.#open().finally(() => {
+      this.#opening = undefined
+    })
+    return (await this.#opening).database
+  }
+
+  async #open(): Promise<OpenedDatabase> {
+    const opened = await openIndexDatabase(this.#deps)
+    const { meta } = opened.database
+    if (meta.get(FORMAT_KEY) === undefined) await this.#commit(meta.put(FORMAT_KEY, FORMAT))
+    this.#totals = totalsIn(meta.get(TOTALS_KEY))
+    this.#opened = opened
+    return opened
+  }
+
+  /** @returns how many of them are made */
+  async #writeChunk(database: IndexDatabase, changes: readonly IndexChange[]): Promise<number> {
+    const { meta, root } = database
+    let made = 0
+    try {
+      await this.#commit(
+        // Unlike a plain one it leaves nothing if it throws.
+        root.childTransaction(() => {
+          let totals = this.#totals
+          let writes = 0
+          for (const change of changes) {
+            const applied = applyChange(database, change, totals)
+            totals = applied.totals
+            made++
+            writes += applied.writes
+            if (writes >= CHUNK_WRITES) break
+          }
+          meta.put(TOTALS_KEY, totals).catch(() => undefined)
+          // Now, not after the commit: the next transaction may begin before that.
+          this.#totals = totals
+        }),
+      )
+      return made
+    } catch (error) {
+      this.#totals = totalsIn(meta.get(TOTALS_KEY))
+      throw error
+    }
+  }
+
+  async #commit(change: Promise<unknown>): Promise<void> {
+    try {
+      await change
+      this.#hasFailed = false
+    } catch (error) {
+      this.#hasFailed = true
+      // lmdb tells the reason by a promise of its own, which nobody may have asked for.
+      const reason =
+        error instanceof Error && 'commitError' in error ? error.commitError : undefined
+      if (reason instanceof Promise) reason.catch(() => undefined)
+      throw new StorageError('write', this.#deps.paths.index, error)
+    }
+  }
+}
+
+function linkEntry(key: Buffer, value: Buffer): LinkEntry | undefined {
+  const link = linkOfKey(key)
+  const record = linkRecord(value)
+  return link && record && { ...link, ...record }
+}
+
+/** Leaves out what is known only because manifests name it. */
+function* storedIn(chunk: readonly { key: Buffer; value: Buffer }[]): Generator<BlobEntry> {
+  for (const { key, value } of chunk) {
+    const digest = digestOfKey(key)
+    const record = blobRecord(value)
+    if (digest && record?.isStored) yield { digest, ...record }
+  }
+}
+
+function scrubPositionIn(value: unknown): ScrubPosition | undefined {
+  if (typeof value !== 'object' || value === null) return undefined
+  const { after, startedAtMs } = value as Partial<Record<keyof ScrubPosition, unknown>>
+  if (typeof startedAtMs !== 'number') return undefined
+  return { startedAtMs, after: typeof after === 'string' ? parseDigest(after) : undefined }
+}
+
+function totalsIn(value: unknown): Totals {
+  const totals = { ...NO_TOTALS }
+  if (typeof value !== 'object' || value === null) return totals
+  for (const key of ['blobs', 'links', 'manifestLinks', 'allocatedBytes'] as const) {
+    const number = (value as Partial<Record<keyof Totals, unknown>>)[key]
+    if (typeof number === 'number') totals[key] = number
+  }
+  return totals
+}

@@ -1,0 +1,338 @@
+// What can happen to the content index, one change at a time, inside a transaction of its database: what is read
+// here is what the changes before have written. Keeps the tables true to each other: the order has each stored
+// blob once, `namedBy` counts the stored manifests that name it, the totals are the sums.
+
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { IndexDatabase, Table } from './index-database.ts'
+import {
+  blobRecord,
+  blobValue,
+  digestKey,
+  digestsIn,
+  digestsValue,
+  keyAfter,
+  linkKey,
+  linkOfKey,
+  linkRecord,
+  linkValue,
+  orderKey,
+  type BlobRecord,
+} from './index-records.ts'
+import type { Link, LinkKind } from './repository-index.ts'
+
+export type IndexChange =
+  /** The bytes are on disk. */
+  | {
+      readonly change: 'store'
+      readonly digest: Digest
+      readonly allocatedBytes: number
+      readonly isManifest: boolean
+      readonly atMs: number
+    }
+  /** A link to stored bytes was used, or made. Renews with it what belongs to the same image. */
+  | { readonly change: 'use'; readonly link: Link; readonly atMs: number }
+  /**
+   * A manifest goes along with these: what it names, and what refers to it. Adds to what is known. Of a manifest
+   * that is not stored only stored manifests are noted, which refer to it; what it names is told when it comes.
+   */
+  | {
+      readonly change: 'name'
+      readonly digest: Digest
+      readonly names: readonly Digest[]
+      /** Those among them that are manifests. */
+      readonly manifests: readonly Digest[]
+    }
+  /** The bytes count as used, whoever holds them. */
+  | { readonly change: 'renew'; readonly digest: Digest; readonly atMs: number }
+  /** No use can be later than this: the clock that said so was wrong. */
+  | { readonly change: 'rewind'; readonly digest: Digest; readonly atMs: number }
+  /** A link is gone. */
+  | { readonly change: 'unlink'; readonly digest: Digest; readonly repository: RepositoryName }
+  /** The bytes are gone, and with them every link to them. */
+  | { readonly change: 'remove'; readonly digest: Digest }
+
+export interface Totals {
+  readonly blobs: number
+  readonly links: number
+  /** Those of them that are manifests'. */
+  readonly manifestLinks: number
+  readonly allocatedBytes: number
+}
+
+/** What one image can drag along; real ones have some hundred parts. */
+const GROUP_MAX = 5_000
+/** Manifests that are remembered to name one manifest. */
+const NAMED_MAX = 1_000
+const PRESENT = Buffer.of(1)
+
+/** @returns the totals after the change, and about how many entries of tables it took */
+export function applyChange(
+  database: IndexDatabase,
+  change: IndexChange,
+  before: Totals,
+): { readonly totals: Totals; readonly writes: number } {
+  const writer = new ChangeWriter(database, before)
+  writer.apply(change)
+  return writer
+}
+
+class ChangeWriter {
+  totals: Totals
+  writes = 1
+  readonly #database: IndexDatabase
+
+  constructor(database: IndexDatabase, totals: Totals) {
+    this.#database = database
+    this.totals = totals
+  }
+
+  apply(change: IndexChange): void {
+    switch (change.change) {
+      case 'store':
+        this.#store(change)
+        return
+      case 'use':
+        this.#use(change.link, change.atMs)
+        return
+      case 'name':
+        this.#name(change)
+        return
+      case 'renew':
+        for (const digest of this.#groupOf(change.digest)) this.#renew(digest, change.atMs)
+        return
+      case 'rewind':
+        this.#rewind(change.digest, change.atMs)
+        return
+      case 'unlink':
+        this.#unlink(change.digest, change.repository)
+        return
+      case 'remove':
+        this.#remove(change.digest)
+    }
+  }
+
+  #store({
+    allocatedBytes,
+    atMs,
+    digest,
+    isManifest,
+  }: Extract<IndexChange, { change: 'store' }>): void {
+    const before = this.#blob(digest)
+    this.#putBlob(digest, before, {
+      allocatedBytes,
+      isManifest: isManifest || (before?.isManifest ?? false),
+      isStored: true,
+      lastUsedMs: Math.max(atMs, before?.lastUsedMs ?? 0),
+      namedBy: before?.namedBy ?? 0,
+    })
+    if (before?.isStored) return
+    // What refers to it may have come before it.
+    for (const child of this.#names(digest)) this.#countNamed(child, 1, atMs)
+  }
+
+  /** Using a manifest uses its image; using a layer, which many images share, says nothing of any of them. */
+  #use({ digest, kind, repository }: Link, atMs: number): void {
+    // Removed meanwhile: there is no link to nothing.
+    if (!this.#blob(digest)?.isStored) return
+    const key = linkKey(digest, repository)
+    const before = linkRecord(this.#database.links.get(key))
+    // A manifest that is asked for as a blob too remains one.
+    const linkKind = before?.kind === 'manifest' ? 'manifest' : kind
+    this.#countLink(before?.kind, -1)
+    this.#countLink(linkKind, 1)
+    const lastUsedMs = Math.max(atMs, before?.lastUsedMs ?? 0)
+    put(this.#database.links, key, linkValue({ kind: linkKind, lastUsedMs }))
+    this.#renew(digest, atMs)
+    if (kind !== 'manifest') return
+    for (const member of this.#groupOf(digest)) {
+      if (member === digest) continue
+      this.#renew(member, atMs)
+      this.#renewLink(member, repository, atMs)
+    }
+  }
+
+  #renewLink(digest: Digest, repository: RepositoryName, atMs: number): void {
+    const key = linkKey(digest, repository)
+    const before = linkRecord(this.#database.links.get(key))
+    if (!before || before.lastUsedMs >= atMs) return
+    put(this.#database.links, key, linkValue({ ...before, lastUsedMs: atMs }))
+  }
+
+  #renew(digest: Digest, atMs: number): void {
+    const before = this.#blob(digest)
+    if (!before?.isStored || before.lastUsedMs >= atMs) return
+    this.#putBlob(digest, before, { ...before, lastUsedMs: atMs })
+  }
+
+  #rewind(digest: Digest, atMs: number): void {
+    const before = this.#blob(digest)
+    if (before?.isStored) {
+      this.#putBlob(digest, before, { ...before, lastUsedMs: Math.min(before.lastUsedMs, atMs) })
+    }
+    for (const { key, value } of this.#linksOf(digest)) {
+      const link = linkRecord(value)
+      if (!link || link.lastUsedMs <= atMs) continue
+      put(this.#database.links, key, linkValue({ ...link, lastUsedMs: atMs }))
+    }
+  }
+
+  /** All of them, since they may be changed while one looks. */
+  #linksOf(digest: Digest): { key: Buffer; value: Buffer }[] {
+    const start = digestKey(digest)
+    return [...this.#database.links.getRange({ start, end: keyAfter(start) })]
+  }
+
+  #name({ digest, manifests, names }: Extract<IndexChange, { change: 'name' }>): void {
+    const parent = this.#blob(digest)
+    const known = new Set(this.#names(digest))
+    const children = new Set(manifests)
+    const added = [...new Set(names)].filter((name) => {
+      if (known.has(name)) return false
+      const isManifest = children.has(name)
+      if (!parent?.isStored && !(isManifest && this.#blob(name)?.isStored)) return false
+      return !(name === digest || (isManifest && this.#leadsTo(name, digest)))
+    })
+    if (added.length === 0 || known.size + added.length > GROUP_MAX) return
+    put(this.#database.names, digestKey(digest), digestsValue([...known, ...added]))
+    for (const child of added) {
+      if (children.has(child)) this.#addNamed(child, digest)
+      if (parent?.isStored) this.#countNamed(child, 1, parent.lastUsedMs)
+    }
+  }
+
+  /**
+   * Whether a manifest would go along with itself: tags can claim that two manifests belong to each other, and
+   * neither would ever be the first to go. In doubt it would.
+   */
+  #leadsTo(from: Digest, target: Digest): boolean {
+    const reached = this.#reach(from)
+    return reached.has(target) || reached.size >= GROUP_MAX
+  }
+
+  #countNamed(child: Digest, by: 1 | -1, atMs: number): void {
+    const record = this.#blob(child) ?? NAMED_ONLY
+    this.#putBlob(child, record, { ...record, namedBy: Math.max(0, record.namedBy + by) })
+    if (by < 0 || record.lastUsedMs >= atMs) return
+    for (const member of this.#reach(child)) this.#renew(member, atMs)
+  }
+
+  #addNamed(child: Digest, by: Digest): void {
+    const key = digestKey(child)
+    const known = digestsIn(this.#database.named.get(key))
+    if (known.includes(by) || known.length >= NAMED_MAX) return
+    put(this.#database.named, key, digestsValue([...known, by]))
+  }
+
+  #unlink(digest: Digest, repository: RepositoryName): void {
+    const key = linkKey(digest, repository)
+    const before = linkRecord(this.#database.links.get(key))
+    if (!before) return
+    drop(this.#database.links, key)
+    this.#countLink(before.kind, -1)
+  }
+
+  #countLink(kind: LinkKind | undefined, by: 1 | -1): void {
+    if (kind === undefined) return
+    const { links, manifestLinks } = this.totals
+    const manifests = kind === 'manifest' ? by : 0
+    this.totals = { ...this.totals, links: links + by, manifestLinks: manifestLinks + manifests }
+  }
+
+  #remove(digest: Digest): void {
+    const before = this.#blob(digest)
+    if (!before?.isStored) return
+    for (const { key } of this.#linksOf(digest)) {
+      const link = linkOfKey(key)
+      if (link) this.#unlink(digest, link.repository)
+    }
+    this.#putBlob(digest, before, { ...before, isStored: false, allocatedBytes: 0 })
+    for (const child of this.#names(digest)) {
+      this.#countNamed(child, -1, 0)
+      takeOut(this.#database.named, child, digest)
+    }
+    drop(this.#database.names, digestKey(digest))
+    for (const parent of digestsIn(this.#database.named.get(digestKey(digest)))) {
+      // A manifest that was never here is known only for the sake of what refers to it.
+      if (this.#blob(parent)?.isStored) continue
+      takeOut(this.#database.names, parent, digest)
+      takeOut(this.#database.named, digest, parent)
+    }
+  }
+
+  #names(digest: Digest): Digest[] {
+    return digestsIn(this.#database.names.get(digestKey(digest)))
+  }
+
+  #blob(digest: Digest): BlobRecord | undefined {
+    return blobRecord(this.#database.blobs.get(digestKey(digest)))
+  }
+
+  #putBlob(digest: Digest, before: BlobRecord | undefined, after: BlobRecord): void {
+    const { blobs, order } = this.#database
+    this.writes += 3
+    if (before?.isStored) drop(order, orderKey(digest, before))
+    if (after.isStored) put(order, orderKey(digest, after), PRESENT)
+    if (after.isStored || after.namedBy > 0) put(blobs, digestKey(digest), blobValue(after))
+    else drop(blobs, digestKey(digest))
+    const wasStored = before?.isStored ? 1 : 0
+    const isStored = after.isStored ? 1 : 0
+    const { allocatedBytes, blobs: count } = this.totals
+    this.totals = {
+      ...this.totals,
+      blobs: count + isStored - wasStored,
+      allocatedBytes:
+        allocatedBytes +
+        after.allocatedBytes * isStored -
+        (before?.allocatedBytes ?? 0) * wasStored,
+    }
+  }
+
+  /** A manifest with the indexes above it, and all that goes along with any of these. */
+  #groupOf(digest: Digest): Set<Digest> {
+    const { named } = this.#database
+    return this.#reach(reach(digest, (from) => digestsIn(named.get(digestKey(from)))))
+  }
+
+  /** All that goes along, the start included. */
+  #reach(start: Digest | Iterable<Digest>): Set<Digest> {
+    return reach(start, (from) => this.#names(from))
+  }
+}
+
+const NAMED_ONLY: BlobRecord = {
+  allocatedBytes: 0,
+  isManifest: false,
+  isStored: false,
+  lastUsedMs: 0,
+  namedBy: 0,
+}
+
+/** Everything that can be reached, the start included; no more than a group may have. */
+function reach(start: Digest | Iterable<Digest>, next: (from: Digest) => Digest[]): Set<Digest> {
+  const reached = new Set(typeof start === 'string' ? [start] : start)
+  // A set goes on with what is added to it meanwhile.
+  for (const from of reached) {
+    for (const digest of next(from)) if (reached.size < GROUP_MAX) reached.add(digest)
+  }
+  return reached
+}
+
+/** Removes one digest from the list that a table has under another. */
+function takeOut(table: Table, from: Digest, what: Digest): void {
+  const key = digestKey(from)
+  const known = digestsIn(table.get(key))
+  const left = known.filter((digest) => digest !== what)
+  if (left.length === known.length) return
+  if (left.length > 0) put(table, key, digestsValue(left))
+  else drop(table, key)
+}
+
+/** The transaction tells whether all of it succeeded. */
+function put(table: Table, key: Buffer, value: Buffer): void {
+  table.put(key, value).catch(() => undefined)
+}
+
+function drop(table: Table, key: Buffer): void {
+  table.remove(key).catch(() => undefined)
+}
