@@ -5,6 +5,7 @@ import type { CancelTimer, Clock } from '../clock.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 export interface CallBudgetOptions {
+  /** 0 or less: there is no time left. */
   readonly limitMs: number
   /** Who is waited for, for the message. */
   readonly host: string
@@ -23,10 +24,14 @@ export class CallBudget {
   constructor(clock: Clock, { limitMs, host, signals }: CallBudgetOptions) {
     this.#clock = clock
     this.#endsAtMs = clock.monotonic() + limitMs
-    this.#cancelTimer = clock.setTimer(limitMs, () => {
-      const message = `${host} did not answer within ${limitMs / 1000} s`
+    const end = (message: string): void =>
       this.#controller.abort(new UpstreamError('timeout', message))
-    })
+    if (limitMs <= 0)
+      end(`${host} was not asked again: what came before took all the time there was`)
+    const limitS = Math.round(limitMs / 100) / 10
+    this.#cancelTimer = clock.setTimer(limitMs, () =>
+      end(`${host} did not answer within ${limitS} s`),
+    )
     for (const signal of signals) if (signal) this.#follow(signal)
   }
 

@@ -35,6 +35,7 @@ function kindOf({ status, leftOrigin }: TransportResponse): UpstreamErrorKind {
   if (status === 401 || status === 403) return leftOrigin ? 'bad-response' : 'denied'
   if (status === 408) return 'timeout'
   if (status === 429) return 'rate-limited'
+  if (status === 508) return 'loop'
   return status >= 500 ? 'unavailable' : 'bad-response'
 }
 
@@ -70,7 +71,7 @@ function messageIn(text: string): string | undefined {
 }
 
 /** One line, without what may be secret: queries of URLs, and anything that looks like a credential. */
-function presentable(text: string): string {
+export function presentable(text: string): string {
   const line = text
     .replaceAll(/[\p{Cc}\s]+/gu, ' ')
     .replaceAll(/\?[^\s"'<>]*=[^\s"'<>]*/g, '?…')

@@ -27,6 +27,12 @@ export function isAllowedRealm(
   return allowedRealms.some((allowed) => isListed(realm, allowed))
 }
 
+/** Without its port. @param allowed an item of `allowedRealms` */
+export function hostOfRealm(allowed: string): string {
+  const text = allowed.includes('://') ? allowed : `https://${allowed}`
+  return URL.canParse(text) ? new URL(text).hostname.replace(/^\[|\]$/g, '') : allowed
+}
+
 function portOf(url: URL): string {
   return url.port || (url.protocol === 'https:' ? '443' : '80')
 }

@@ -9,28 +9,46 @@ import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import { leaveOnAbort } from './call-budget.ts'
 import { parseChallenges } from './challenge.ts'
+import type { LoginGuard, LoginLease } from './login-guard.ts'
+import { answersPing, givesToken } from './login-check.ts'
 import { isAllowedRealm } from './realm.ts'
-import { fetchToken, type Token, type TokenEndpointDeps } from './token-endpoint.ts'
+import {
+  basic,
+  fetchToken,
+  type Token,
+  type TokenEndpointDeps,
+  type TokenQuestion,
+} from './token-endpoint.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** What a request is sent with. */
 export interface Grant {
   readonly authorization: string
   /** Which token this is; undefined for Basic. */
-  readonly tokenUrl: string | undefined
+  readonly tokenKey: string | undefined
   /** Fetched for this very call: if it is refused, another one will be too. */
   readonly isFresh: boolean
+  /** Basic: the login itself is on its way; the guard wants to know how it fared. */
+  readonly lease?: LoginLease | undefined
+}
+
+/** What became of a request. */
+export interface Verdict {
+  readonly status: number
+  /** Another host has answered, to which the upstream sent us on: with credentials that are right. */
+  readonly leftOrigin: boolean
 }
 
 export interface TokenAuthDeps extends TokenEndpointDeps {
   readonly logger: Logger
+  readonly guard: LoginGuard
 }
 
 export interface TokenAuthOptions {
   readonly name: string
+  /** Where the operator's settings for it are, for messages. */
+  readonly settingsPath: string
   readonly remoteUrl: URL
-  readonly username: string | undefined
-  readonly password: string | undefined
   readonly allowedRealms: readonly string[]
 }
 
@@ -46,58 +64,59 @@ type Scheme = { readonly kind: 'basic' } | BearerScheme
 /** One per repository that is pulled at the time. */
 const TOKENS_MAX = 1000
 
-/** Docker Hub locks accounts and addresses after a few failed logins: refused credentials rest. */
-const LOGIN_PAUSE_MS = 60_000
-
 export class TokenAuth {
   readonly #deps: TokenEndpointDeps
   readonly #clock: Clock
   readonly #logger: Logger
+  readonly #guard: LoginGuard
   readonly #name: string
+  readonly #settingsPath: string
   readonly #remoteUrl: URL
   readonly #allowedRealms: readonly string[]
-  readonly #username: string | undefined
-  /** `Basic …`; undefined without credentials. */
-  readonly #credentials: string | undefined
   readonly #tokens = new LRUCache<string, Token>({ max: TOKENS_MAX })
   /** One request for all who ask for the same token at once. */
   readonly #fetches = new Map<string, Promise<Token>>()
   #scheme: Scheme | undefined
-  #loginPausedUntilMs = -Infinity
   /** So that the log says it once, not with each request. */
   #warnedRealm: string | undefined
 
   constructor(
-    { logger, ...deps }: TokenAuthDeps,
-    { name, remoteUrl, username, password, allowedRealms }: TokenAuthOptions,
+    { guard, logger, ...deps }: TokenAuthDeps,
+    { name, settingsPath, remoteUrl, allowedRealms }: TokenAuthOptions,
   ) {
     this.#deps = deps
     this.#clock = deps.clock
     this.#logger = logger
+    this.#guard = guard
     this.#name = name
+    this.#settingsPath = settingsPath
     this.#remoteUrl = remoteUrl
     this.#allowedRealms = allowedRealms
-    if (username && password) {
-      this.#username = username
-      this.#credentials = `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
-    }
   }
 
   /**
    * What to send with the next request; undefined when the upstream never asked for anything.
+   * How that request fared must be told, to `renew` or `settle`.
    *
    * @throws {UpstreamError} if a token is needed and not to be had
    */
   async grant(repository: RepositoryName, signal: AbortSignal): Promise<Grant | undefined> {
     if (!this.#scheme) return undefined
-    if (this.#scheme.kind === 'basic') return this.#basicGrant()
-    const tokenUrl = this.#tokenUrl(this.#scheme, repository)
-    const held = this.#tokens.get(tokenUrl)
+    if (this.#scheme.kind === 'basic') return this.#basicGrant(signal)
+    const question = questionOf(this.#scheme, repository)
+    const tokenKey = keyOf(question)
+    const held = this.#tokens.get(tokenKey)
     if (held && this.#clock.monotonic() < held.refreshAtMs) {
-      return { authorization: held.authorization, tokenUrl, isFresh: false }
+      return { authorization: held.authorization, tokenKey, isFresh: false }
     }
-    const { authorization } = await leaveOnAbort(this.#fetchOnce(tokenUrl), signal)
-    return { authorization, tokenUrl, isFresh: true }
+    const { authorization } = await leaveOnAbort(this.#fetchOnce(tokenKey, question), signal)
+    return { authorization, tokenKey, isFresh: true }
+  }
+
+  /** The request that `grant` was for is over. To be called unless `renew` is. */
+  settle(grant: Grant | undefined, verdict: Verdict | undefined): void {
+    if (verdict && (verdict.leftOrigin || isWelcome(verdict.status))) grant?.lease?.accepted()
+    grant?.lease?.release()
   }
 
   /**
@@ -112,23 +131,42 @@ export class TokenAuth {
     refused: Grant | undefined,
     signal: AbortSignal,
   ): Promise<Grant | undefined> {
-    const scheme = this.#schemeIn(headers)
-    if (!scheme) return undefined
-    this.#scheme = scheme
-    if (scheme.kind === 'basic') {
-      if (refused && refused.authorization === this.#credentials) {
-        throw this.#loginFailed(this.#remoteUrl.host)
-      }
-      return this.#basicGrant()
-    }
-    const tokenUrl = this.#tokenUrl(scheme, repository)
-    if (refused?.tokenUrl === tokenUrl) {
-      if (refused.isFresh) return undefined
-      // Only the one that was refused: meanwhile another call may have fetched a better one.
-      const held = this.#tokens.get(tokenUrl)
-      if (held?.authorization === refused.authorization) this.#tokens.delete(tokenUrl)
+    try {
+      const scheme = this.#schemeIn(headers)
+      if (!scheme) return undefined
+      this.#scheme = scheme
+      const isFinal =
+        scheme.kind === 'bearer'
+          ? this.#dropToken(refused, keyOf(questionOf(scheme, repository)))
+          : refused?.lease && !(await this.#refuseBasic(refused.lease, signal))
+      if (isFinal) return undefined
+    } finally {
+      refused?.lease?.release()
     }
     return this.grant(repository, signal)
+  }
+
+  /** @returns true if another token would be refused as well */
+  #dropToken(refused: Grant | undefined, tokenKey: string): boolean {
+    if (refused?.tokenKey !== tokenKey) return false
+    if (refused.isFresh) return true
+    // Only the one that was refused: meanwhile another call may have fetched a better one.
+    const held = this.#tokens.get(tokenKey)
+    if (held?.authorization === refused.authorization) this.#tokens.delete(tokenKey)
+    return false
+  }
+
+  /** @returns false if the login is right: then the refusal is about what was asked for */
+  async #refuseBasic(lease: LoginLease, signal: AbortSignal): Promise<boolean> {
+    const { login } = lease
+    if ('identityToken' in login) return false
+    const check = lease.isGood(() => answersPing(this.#deps, this.#remoteUrl, login))
+    if (await leaveOnAbort(check, signal)) {
+      lease.accepted()
+      return false
+    }
+    lease.refused(`${this.#remoteUrl.host} answered 401`)
+    return true
   }
 
   /** The challenge to answer: Bearer if there is a choice, since it does not show the password each time. */
@@ -146,76 +184,87 @@ export class TokenAuth {
     return challenges.some(({ scheme }) => scheme === 'basic') ? { kind: 'basic' } : undefined
   }
 
-  #basicGrant(): Grant | undefined {
-    if (this.#credentials === undefined) return undefined
-    this.#checkLoginPause()
-    return { authorization: this.#credentials, tokenUrl: undefined, isFresh: true }
+  async #basicGrant(signal: AbortSignal): Promise<Grant | undefined> {
+    const lease = await this.#guard.acquire(this.#remoteUrl.host, signal)
+    if (!lease) return undefined
+    const { login } = lease
+    if (!('identityToken' in login)) {
+      return { authorization: basic(login), tokenKey: undefined, isFresh: true, lease }
+    }
+    lease.release()
+    const message = `${this.#name} wants a username and a password, but there is only an identity token`
+    throw new UpstreamError('login-failed', message, { status: 401 })
   }
 
-  /** The URL that a token comes from says all about it: realm, service and scope; we are always the same. */
-  #tokenUrl({ realm, service, scope }: BearerScheme, repository: RepositoryName): string {
-    const url = new URL(realm)
-    url.hash = ''
-    if (service !== undefined) url.searchParams.set('service', service)
-    // Some registries have one token for everything (public.ecr.aws: `aws`): that scope is taken as it is.
-    const isPerRepository = !scope || scope.startsWith('repository:')
-    url.searchParams.set('scope', isPerRepository ? `repository:${repository}:pull` : scope)
-    if (this.#username !== undefined) url.searchParams.set('account', this.#username)
-    return url.href
-  }
-
-  #fetchOnce(tokenUrl: string): Promise<Token> {
-    const running = this.#fetches.get(tokenUrl)
+  #fetchOnce(tokenKey: string, question: TokenQuestion): Promise<Token> {
+    const running = this.#fetches.get(tokenKey)
     if (running) return running
-    const started = this.#fetch(tokenUrl).finally(() => this.#fetches.delete(tokenUrl))
-    this.#fetches.set(tokenUrl, started)
+    const started = this.#fetch(tokenKey, question).finally(() => this.#fetches.delete(tokenKey))
+    this.#fetches.set(tokenKey, started)
     return started
   }
 
-  async #fetch(tokenUrl: string): Promise<Token> {
-    this.#checkLoginPause()
-    const url = new URL(tokenUrl)
-    const scope = url.searchParams.get('scope')
-    this.#logger.debug({ upstream: this.#name, realm: url.origin, scope }, 'fetching a token')
-    try {
-      const token = await fetchToken(this.#deps, url, this.#credentials)
-      this.#tokens.set(tokenUrl, token)
-      return token
-    } catch (error) {
-      const isRefused = error instanceof UpstreamError && error.status === 401
-      if (isRefused && this.#credentials !== undefined) throw this.#loginFailed(url.host, error)
-      throw error
+  /** Twice at most: after a refusal only credentials that have changed are tried, and they only once. */
+  async #fetch(tokenKey: string, question: TokenQuestion): Promise<Token> {
+    for (;;) {
+      const { realm, scope } = question
+      const lease = await this.#guard.acquire(realm.host)
+      this.#logger.debug({ upstream: this.#name, realm: realm.origin, scope }, 'fetching a token')
+      try {
+        const token = await fetchToken(this.#deps, question, lease?.login)
+        lease?.accepted()
+        this.#tokens.set(tokenKey, token)
+        return token
+      } catch (error) {
+        if (!lease || !(error instanceof UpstreamError)) throw error
+        if (!(await this.#isLoginRefused(error, question, lease))) throw error
+        lease.refused(error.message)
+      } finally {
+        lease?.release()
+      }
     }
   }
 
-  #checkLoginPause(): void {
-    const leftMs = this.#loginPausedUntilMs - this.#clock.monotonic()
-    if (this.#credentials === undefined || leftMs <= 0) return
-    const message =
-      `the credentials for ${this.#name} were refused: ` +
-      `they are tried again in ${Math.ceil(leftMs / 1000)} s`
-    throw new UpstreamError('login-failed', message, { status: 401, retryAfterMs: leftMs })
-  }
-
-  #loginFailed(host: string, cause?: UpstreamError): UpstreamError {
-    const isNews = this.#clock.monotonic() >= this.#loginPausedUntilMs
-    this.#loginPausedUntilMs = this.#clock.monotonic() + LOGIN_PAUSE_MS
-    const message =
-      `${host} refused the credentials for ${this.#name}: check its username and password; ` +
-      `they are not tried again for ${LOGIN_PAUSE_MS / 1000} s`
-    if (isNews) this.#logger.warn({ upstream: this.#name, reason: cause?.message }, message)
-    const retryAfterMs = LOGIN_PAUSE_MS
-    return new UpstreamError('login-failed', message, { status: 401, retryAfterMs, cause })
+  /** 401 is about who we are; 403 may as well be about what we asked for (ghcr.io, GitLab). */
+  async #isLoginRefused(
+    { status }: UpstreamError,
+    question: TokenQuestion,
+    lease: LoginLease,
+  ): Promise<boolean> {
+    if (status === 401) return true
+    if (status !== 403) return false
+    const isGood = await lease.isGood(() => givesToken(this.#deps, question, lease.login))
+    if (isGood) lease.accepted()
+    return !isGood
   }
 
   #realmRefused(realm: URL): UpstreamError {
     const message =
       `${this.#name} wants tokens to be fetched from ${realm.origin}, which is not of its own domain ` +
-      `(or not https): if that is right, add ${realm.host} to proxy.allowedrealms`
+      `(or not https): if that is right, add ${realm.host} to ${this.#settingsPath}.allowedrealms`
     if (this.#warnedRealm !== realm.origin) {
       this.#warnedRealm = realm.origin
       this.#logger.warn({ upstream: this.#name, realm: realm.origin }, message)
     }
     return new UpstreamError('login-failed', message, { status: 401 })
   }
+}
+
+/** Some registries have one token for everything (public.ecr.aws: `aws`): that scope is taken as it is. */
+function questionOf(
+  { realm, service, scope }: BearerScheme,
+  repository: RepositoryName,
+): TokenQuestion {
+  const isPerRepository = !scope || scope.startsWith('repository:')
+  return { realm, service, scope: isPerRepository ? `repository:${repository}:pull` : scope }
+}
+
+/** All that makes one token another; who asks is always the same. */
+function keyOf({ realm, service, scope }: TokenQuestion): string {
+  return JSON.stringify([realm.href, service, scope])
+}
+
+/** Answers that are given only to those who are let in; a missing manifest is one. */
+function isWelcome(status: number): boolean {
+  return status < 400 || status === 404 || status === 416
 }

@@ -5,8 +5,9 @@
 import type { Clock } from '../clock.ts'
 import { CallBudget } from './call-budget.ts'
 import { failedAnswer } from './failed-answer.ts'
+import type { Login } from './login.ts'
 import { parseObject, readContent, type JsonObject } from './response-body.ts'
-import type { Transport } from './transport.ts'
+import type { Transport, TransportRequest } from './transport.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 export interface Token {
@@ -20,7 +21,7 @@ export interface Token {
 const TOKEN_SIZE_MAX_BYTES = 64 * 1024
 
 /** Leaves the call that needs the token time for its own request. */
-const TOKEN_LIMIT_MS = 10_000
+export const TOKEN_LIMIT_MS = 10_000
 
 /** What the specification has a token live when the answer does not say. */
 const LIFETIME_DEFAULT_S = 60
@@ -38,31 +39,34 @@ export interface TokenEndpointDeps {
   readonly closing: AbortSignal
 }
 
+/** What is asked for; the URL of the realm may have a query of its own. */
+export interface TokenQuestion {
+  readonly realm: URL
+  readonly service: string | undefined
+  /** Undefined: a token for nothing in particular, which is given to everybody who may log in. */
+  readonly scope: string | undefined
+}
+
+/** What an identity token is asked for as; registries show it in their lists of sessions. */
+const CLIENT_ID = 'layover'
+
 /**
- * @param url the realm, with service and scope in its query
- * @param credentials `Basic …`, or undefined to ask anonymously
+ * @param login undefined to ask anonymously
  * @throws {UpstreamError} denied (401, 403), rate-limited, unavailable, unreachable, timeout; bad-response
  *   for all else, including 404 and redirects: here they say nothing about what was to be pulled
  * @throws the reason of `closing`
  */
 export async function fetchToken(
   { clock, transport, closing }: TokenEndpointDeps,
-  url: URL,
-  credentials: string | undefined,
+  question: TokenQuestion,
+  login: Login | undefined,
 ): Promise<Token> {
-  const { host } = url
+  const { host } = question.realm
   const budget = new CallBudget(clock, { limitMs: TOKEN_LIMIT_MS, host, signals: [closing] })
   try {
     const askedAtMs = clock.monotonic()
     const answer = await transport.send(
-      {
-        kind: 'token',
-        method: 'GET',
-        url,
-        headers: { accept: 'application/json' },
-        authorization: credentials,
-        followRedirects: false,
-      },
+      { kind: 'token', followRedirects: false, ...requestFor(question, login) },
       budget,
     )
     if (answer.status !== 200) {
@@ -78,6 +82,37 @@ export async function fetchToken(
   } finally {
     budget.release()
   }
+}
+
+/** Everybody answers GET. An identity token is no password: it is exchanged by POST, as OAuth 2 has it. */
+function requestFor(
+  { realm, service, scope }: TokenQuestion,
+  login: Login | undefined,
+): Pick<TransportRequest, 'method' | 'url' | 'headers' | 'authorization' | 'content'> {
+  const headers = { accept: 'application/json' }
+  const params = { ...(service === undefined ? {} : { service }), ...(scope && { scope }) }
+  const url = new URL(realm)
+  url.hash = ''
+  if (login && 'identityToken' in login) {
+    const grant = { grant_type: 'refresh_token', refresh_token: login.identityToken }
+    const content = new URLSearchParams({ ...params, ...grant, client_id: CLIENT_ID }).toString()
+    const type = { 'content-type': 'application/x-www-form-urlencoded' }
+    return {
+      method: 'POST',
+      url,
+      headers: { ...headers, ...type },
+      authorization: undefined,
+      content,
+    }
+  }
+  for (const [name, value] of Object.entries(params)) url.searchParams.set(name, value)
+  if (login) url.searchParams.set('account', login.username)
+  return { method: 'GET', url, headers, authorization: login && basic(login) }
+}
+
+/** @see https://www.rfc-editor.org/rfc/rfc7617 */
+export function basic({ username, password }: { username: string; password: string }): string {
+  return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`
 }
 
 /** The two names are equivalent. */

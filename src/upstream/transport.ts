@@ -6,17 +6,19 @@ import type { IncomingHttpHeaders } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
+import { AddressGuard, type AddressGuardDeps, type AddressGuardOptions } from './address-guard.ts'
 import type { CallBudget } from './call-budget.ts'
-import { Egress, type EnvironmentProxy } from './egress.ts'
+import { Egress, type ConnectionOptions, type EnvironmentProxy } from './egress.ts'
 import { retryAfterMsOf } from './answer-headers.ts'
+import { RequestPace } from './request-pace.ts'
 import { discard } from './response-body.ts'
 import { connectionError, UpstreamError } from './upstream-error.ts'
 
-export type RequestKind = 'manifest' | 'blob' | 'tags' | 'referrers' | 'token' | 'redirect'
+export type RequestKind = 'manifest' | 'blob' | 'tags' | 'referrers' | 'ping' | 'token' | 'redirect'
 
 /** One request on the wire, told when its headers are in (or when it failed: no status). */
 export interface RequestObservation {
-  readonly method: 'GET' | 'HEAD'
+  readonly method: 'GET' | 'HEAD' | 'POST'
   readonly kind: RequestKind
   readonly status: number | undefined
   readonly durationMs: number
@@ -24,10 +26,13 @@ export interface RequestObservation {
 
 export interface TransportRequest {
   readonly kind: RequestKind
-  readonly method: 'GET' | 'HEAD'
+  /** A POST must be one that may be sent twice: it is, when there is no answer. */
+  readonly method: 'GET' | 'HEAD' | 'POST'
   readonly url: URL
   readonly headers: Readonly<Record<string, string>>
   readonly authorization: string | undefined
+  /** The body of a POST. It may be a secret: such a request must not follow redirects. */
+  readonly content?: string | undefined
   readonly followRedirects: boolean
 }
 
@@ -42,9 +47,8 @@ export interface TransportResponse {
   readonly leftOrigin: boolean
 }
 
-export interface TransportDeps {
+export interface TransportDeps extends AddressGuardDeps {
   readonly clock: Clock
-  readonly logger: Logger
   readonly onRequest?: ((observation: RequestObservation) => void) | undefined
   /** For the jitter of retries: [0, 1). */
   readonly random?: (() => number) | undefined
@@ -54,6 +58,12 @@ export interface TransportOptions {
   readonly name: string
   readonly userAgent: string
   readonly environmentProxy: EnvironmentProxy
+  readonly addresses: Omit<AddressGuardOptions, 'name'>
+  /** Of the upstream. */
+  readonly ownOrigin: string
+  readonly connection?: ConnectionOptions | undefined
+  /** Undefined: as fast as connections allow. */
+  readonly requestsPerSecond?: number | undefined
 }
 
 /** Clients give up after 30 s without headers; a second try must still fit the call's budget. */
@@ -71,6 +81,8 @@ const REDIRECT_STATUSES: ReadonlySet<number> = new Set([301, 302, 303, 307, 308]
 const RETRY_STATUSES: ReadonlySet<number> = new Set([408, 500, 502, 503, 504])
 /** One for each retry. More would only add load where there is trouble already. */
 const BACKOFF_MS = [200, 800] as const
+/** Who asks for more has no trouble of a moment: another cache asks for 5 s, and has tried again itself. */
+const RETRY_AFTER_WAIT_MAX_MS = 4_000
 
 export class Transport {
   readonly #clock: Clock
@@ -80,18 +92,25 @@ export class Transport {
   readonly #name: string
   readonly #userAgent: string
   readonly #egress: Egress
+  readonly #pace: RequestPace | undefined
 
   constructor(
-    { clock, logger, onRequest, random = Math.random }: TransportDeps,
-    { name, userAgent, environmentProxy }: TransportOptions,
+    { clock, logger, lookup, onRequest, random = Math.random, scopeOf }: TransportDeps,
+    options: TransportOptions,
   ) {
+    const { connection, environmentProxy, name, ownOrigin, requestsPerSecond, userAgent } = options
     this.#clock = clock
     this.#logger = logger
     this.#onRequest = onRequest
     this.#random = random
     this.#name = name
     this.#userAgent = userAgent
-    this.#egress = new Egress(environmentProxy)
+    const guard = new AddressGuard({ logger, lookup, scopeOf }, { name, ...options.addresses })
+    this.#egress = new Egress({ ...connection, environmentProxy, ownOrigin }, guard)
+    this.#pace =
+      requestsPerSecond === undefined
+        ? undefined
+        : new RequestPace(clock, { name, perSecond: requestsPerSecond })
   }
 
   /**
@@ -130,7 +149,8 @@ export class Transport {
       return outcome.kind === 'bad-response' ? undefined : backoffMs
     }
     if (!RETRY_STATUSES.has(outcome.status)) return undefined
-    return Math.max(backoffMs, retryAfterMsOf(outcome.headers, this.#clock) ?? 0)
+    const retryAfterMs = retryAfterMsOf(outcome.headers, this.#clock) ?? 0
+    return retryAfterMs > RETRY_AFTER_WAIT_MAX_MS ? undefined : Math.max(backoffMs, retryAfterMs)
   }
 
   async #followRedirects(
@@ -180,10 +200,11 @@ export class Transport {
   }
 
   async #exchange(
-    { kind, method, url, headers, authorization }: TransportRequest,
+    { kind, method, url, headers, authorization, content }: TransportRequest,
     { signal }: CallBudget,
   ): Promise<{ status: number; headers: IncomingHttpHeaders; body: Readable }> {
     if (signal.aborted) throw signal.reason
+    await this.#pace?.take(signal)
     const startedMs = this.#clock.monotonic()
     let status: number | undefined
     try {
@@ -191,6 +212,7 @@ export class Transport {
         origin: url.origin,
         path: url.pathname + url.search,
         method,
+        body: content ?? null,
         headers: {
           ...headers,
           // Digests and sizes are those of the content; a gzipped answer would have neither.

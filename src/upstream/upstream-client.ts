@@ -2,7 +2,6 @@
 // said, typed and bounded; verifies nothing (digests are the caller's to check) and remembers no content.
 
 import { setMaxListeners } from 'node:events'
-import type { Readable } from 'node:stream'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { MANIFEST_ACCEPT, MANIFEST_SIZE_MAX_BYTES, MEDIA_TYPES } from '../oci/manifest.ts'
@@ -14,91 +13,35 @@ import {
   mediaType,
   nextPageQuery,
   nextTagsCursor,
-  type TagsCursor,
 } from './answer-headers.ts'
 import { CallBudget } from './call-budget.ts'
-import type { EnvironmentProxy } from './egress.ts'
-import { failedAnswer } from './failed-answer.ts'
+import type {
+  BlobOptions,
+  CallOptions,
+  ManifestHead,
+  OpenRegistry,
+  ReferrersOptions,
+  ReferrersPage,
+  TagsOptions,
+  TagsPage,
+  UpstreamBlob,
+  UpstreamManifest,
+} from './remote-registry.ts'
 import { decoded, discard, drop, isEncoded, parseObject, readContent } from './response-body.ts'
-import { TokenAuth } from './token-auth.ts'
-import { Transport, type TransportDeps, type TransportResponse } from './transport.ts'
+import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream-error.ts'
+import {
+  UpstreamSession,
+  type Call,
+  type UpstreamDeps,
+  type UpstreamOptions,
+} from './upstream-session.ts'
 import { warmUpHttp } from './warm-up.ts'
 
-export interface UpstreamOptions {
-  /** For logs, metrics and messages: the host. */
-  readonly name: string
-  /** For example `https://registry-1.docker.io`; a path is kept as a prefix of `/v2/`. */
-  readonly remoteUrl: string
-  readonly username?: string | undefined
-  readonly password?: string | undefined
-  /** Token realms beyond the upstream's own domain: `host`, `host:port` or an `https://host/path` prefix. */
-  readonly allowedRealms: readonly string[]
-  readonly environmentProxy: EnvironmentProxy
-  /** For example `layover/1.0.0`. */
-  readonly userAgent?: string | undefined
-}
-
-export interface CallOptions {
-  /** Ends the call, and the body of a blob, with the signal's reason. */
-  readonly signal?: AbortSignal | undefined
-}
-
-export interface ManifestHead {
-  readonly digest: Digest | undefined
-  readonly sizeBytes: number | undefined
-  readonly mediaType: string | undefined
-}
-
-export interface UpstreamManifest {
-  readonly bytes: Buffer
-  /** What the upstream's header claims; the caller verifies. */
-  readonly digest: Digest | undefined
-  readonly mediaType: string | undefined
-}
-
-export interface UpstreamBlob {
-  /** Where the body really starts: the offset asked for, or 0 if the upstream ignored the range. */
-  readonly startOffset: number
-  /** Of the whole blob, whatever part the body is. */
-  readonly sizeBytes: number | undefined
-  /**
-   * Must be consumed or destroyed. Emits what `connectionError` understands when it breaks off; a body that
-   * ends early without an error is the caller's to notice.
-   */
-  readonly body: Readable
-}
-
-export interface TagsPage {
-  readonly tags: string[]
-  readonly next: TagsCursor | undefined
-}
-
-export interface ReferrersPage {
-  /** An image index, unchanged. */
-  readonly bytes: Buffer
-  readonly filtersApplied: string | undefined
-  /** Opaque; give it back as `page`. */
-  readonly nextPage: string | undefined
-}
-
-interface Call {
-  readonly kind: 'manifest' | 'blob' | 'tags' | 'referrers'
-  readonly method: 'GET' | 'HEAD'
-  readonly repository: RepositoryName
-  /** Below the repository, for example `tags/list`. */
-  readonly path: string
-  readonly query?: string | undefined
-  readonly headers?: Readonly<Record<string, string>> | undefined
-  /** Answers that are not failures; 200 if not given. */
-  readonly expected?: readonly number[] | undefined
-}
+export type { UpstreamDeps, UpstreamOptions } from './upstream-session.ts'
 
 /** Clients give up after 30 s without headers: by then they must have ours. */
-const CALL_LIMIT_MS = 25_000
-
-/** Two 401 in a row are a token that ended early and a change of challenge; more are a loop. */
-const RENEWALS_MAX = 2
+export const CALL_LIMIT_MS = 25_000
 
 /** A hundred thousand long tags. */
 const TAGS_SIZE_MAX_BYTES = 16 * 1024 * 1024
@@ -116,66 +59,85 @@ const DOCKER_HUB_HOSTS: ReadonlySet<string> = new Set([
 ])
 
 /**
- * Every call has its headers within 25 s, retries and token included (and its whole body, unless that is a
- * blob's), or fails with an `UpstreamError`; once `signal` is aborted, with the signal's reason.
+ * Every call has its headers within its limit, retries and token included (and its whole body, unless that is a
+ * blob's), and before its `deadlineMs`, or fails with an `UpstreamError`; once `signal` is aborted, with the
+ * signal's reason.
  */
-export class UpstreamClient {
+export class UpstreamClient implements OpenRegistry {
   readonly name: string
   readonly isDockerHub: boolean
   readonly #clock: Clock
-  readonly #remoteUrl: URL
-  readonly #transport: Transport
-  readonly #auth: TokenAuth
+  readonly #session: UpstreamSession
   readonly #closing = new AbortController()
+  readonly #callLimitMs: number
   #refusesHeadBlob = false
+  /** It denies by HEAD what it gives to a GET, as caches do that fetch for a GET only (Harbor). */
+  #hidesFromHead = false
 
-  /** @throws {TypeError} if `remoteUrl` is not a URL */
-  constructor(deps: TransportDeps, options: UpstreamOptions) {
-    const { name, userAgent = 'layover', environmentProxy } = options
-    const { username, password, allowedRealms } = options
-    const { clock, logger } = deps
-    const remoteUrl = new URL(options.remoteUrl)
-    this.name = name
-    this.isDockerHub = DOCKER_HUB_HOSTS.has(remoteUrl.hostname)
-    this.#clock = clock
-    this.#remoteUrl = remoteUrl
+  /**
+   * @throws {TypeError} if `remoteUrl` is not a URL
+   * @throws {CredentialsError} if a credential helper cannot be one
+   */
+  constructor(deps: UpstreamDeps, options: UpstreamOptions) {
+    this.name = options.name
+    this.isDockerHub = DOCKER_HUB_HOSTS.has(new URL(options.remoteUrl).hostname)
+    this.#clock = deps.clock
+    this.#callLimitMs = options.callLimitMs ?? CALL_LIMIT_MS
     // One listener for each call that runs: many are no leak.
     setMaxListeners(0, this.#closing.signal)
-    this.#transport = new Transport(deps, { name, userAgent, environmentProxy })
-    this.#auth = new TokenAuth(
-      { clock, logger, transport: this.#transport, closing: this.#closing.signal },
-      { name, remoteUrl, username, password, allowedRealms },
-    )
+    const { isDockerHub } = this
+    const { signal: closing } = this.#closing
+    this.#session = new UpstreamSession(deps, { ...options, closing, isDockerHub })
   }
 
-  /** Free on Docker Hub, whose limit counts GET. Not every upstream answers it: see the error's status. */
+  get problems(): string[] {
+    return this.#session.problems
+  }
+
+  reluctance(method: 'GET' | 'HEAD'): UpstreamError | undefined {
+    return this.#session.reluctance(method)
+  }
+
+  /**
+   * A 404 is believed of Docker Hub, where each GET counts. Others are asked again with a GET: caches among
+   * them have by HEAD only what they have fetched already.
+   */
   headManifest(
     repository: RepositoryName,
     reference: string,
-    { signal }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<ManifestHead> {
-    return this.#within(signal, async (budget) => {
-      const { headers, body } = await this.#call(
-        manifestCall('HEAD', repository, reference),
-        budget,
-      )
-      discard(body, this.#clock)
+    const ask = async (method: 'GET' | 'HEAD', budget: CallBudget): Promise<ManifestHead> => {
+      const call = { ...manifestCall(method, repository, reference), via: options.via }
+      const { headers, body } = await this.#session.call(call, budget)
+      if (method === 'HEAD') discard(body, this.#clock)
+      else drop(body)
       return {
         digest: contentDigest(headers),
         sizeBytes: contentLength(headers),
         mediaType: mediaType(headers),
       }
+    }
+    return this.#within(options, async (budget) => {
+      try {
+        return await ask('HEAD', budget)
+      } catch (error) {
+        if (this.isDockerHub || !isNotFound(error)) throw error
+        const head = await ask('GET', budget)
+        this.#hidesFromHead = true
+        return head
+      }
     })
   }
 
-  /** At most 4 MiB; more is a bad-response. */
   getManifest(
     repository: RepositoryName,
     reference: string,
-    { signal }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<UpstreamManifest> {
-    return this.#within(signal, async (budget) => {
-      const answer = await this.#call(manifestCall('GET', repository, reference), budget)
+    return this.#within(options, async (budget) => {
+      const call = { ...manifestCall('GET', repository, reference), via: options.via }
+      const answer = await this.#session.call(call, budget)
       const bytes = await readContent(answer, MANIFEST_SIZE_MAX_BYTES, budget.signal)
       const { headers } = answer
       return { bytes, digest: contentDigest(headers), mediaType: mediaType(headers) }
@@ -186,44 +148,48 @@ export class UpstreamClient {
   headBlob(
     repository: RepositoryName,
     digest: Digest,
-    { signal }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<{ sizeBytes: number | undefined }> {
-    return this.#within(signal, async (budget) => {
+    return this.#within(options, async (budget) => {
+      let isRefused = false
       if (!this.#refusesHeadBlob) {
         try {
-          const head = blobCall('HEAD', repository, digest)
-          const { headers, body } = await this.#call(head, budget)
+          const head = { ...blobCall('HEAD', repository, digest), via: options.via }
+          const { headers, body } = await this.#session.call(head, budget)
           discard(body, this.#clock)
           return { sizeBytes: contentLength(headers) }
         } catch (error) {
-          if (!(error instanceof UpstreamError && HEAD_REFUSED.has(error.status))) throw error
+          const isHidden = this.#hidesFromHead && isNotFound(error)
+          isRefused = error instanceof UpstreamError && HEAD_REFUSED.has(error.status)
+          if (!isHidden && !isRefused) throw error
         }
       }
       const probe = {
         ...blobCall('GET', repository, digest),
+        via: options.via,
         headers: { range: 'bytes=0-0' },
         // 416 is the right answer for a blob of no bytes.
         expected: [200, 206, 416],
       }
-      const { status, headers, body } = await this.#call(probe, budget)
+      const { status, headers, body } = await this.#session.call(probe, budget)
       drop(body)
-      this.#refusesHeadBlob = true
+      this.#refusesHeadBlob ||= isRefused
       if (status === 200) return { sizeBytes: contentLength(headers) }
       return { sizeBytes: contentRange(headers)?.totalBytes }
     })
   }
 
-  /** @param options.offset asks for the rest from there on; see `startOffset` for what came */
   async getBlob(
     repository: RepositoryName,
     digest: Digest,
-    { offset = 0, signal }: CallOptions & { readonly offset?: number | undefined } = {},
+    options: BlobOptions = {},
   ): Promise<UpstreamBlob> {
-    const call = blobCall('GET', repository, digest)
+    const { offset = 0 } = options
+    const call = { ...blobCall('GET', repository, digest), via: options.via }
     const part = { headers: { range: `bytes=${offset}-` }, expected: [200, 206] }
-    const budget = this.#budget(signal)
+    const budget = this.#budget(options)
     try {
-      const answer = await this.#call(offset > 0 ? { ...call, ...part } : call, budget)
+      const answer = await this.#session.call(offset > 0 ? { ...call, ...part } : call, budget)
       budget.stopClock()
       answer.body.once('close', () => budget.release())
       return this.#blob(answer, offset)
@@ -233,20 +199,13 @@ export class UpstreamClient {
     }
   }
 
-  /** One page. What is no tag by the specification's grammar is left out. */
-  listTags(
-    repository: RepositoryName,
-    options: CallOptions & {
-      readonly count?: number | undefined
-      readonly last?: string | undefined
-    } = {},
-  ): Promise<TagsPage> {
-    const { count, last, signal } = options
+  listTags(repository: RepositoryName, options: TagsOptions = {}): Promise<TagsPage> {
+    const { count, last, via } = options
     const query = new URLSearchParams()
     if (count !== undefined) query.set('n', String(count))
     if (last !== undefined) query.set('last', last)
-    return this.#within(signal, async (budget) => {
-      const answer = await this.#call(
+    return this.#within(options, async (budget) => {
+      const answer = await this.#session.call(
         {
           kind: 'tags',
           method: 'GET',
@@ -254,6 +213,7 @@ export class UpstreamClient {
           path: 'tags/list',
           query: query.toString(),
           headers: { accept: 'application/json' },
+          via,
         },
         budget,
       )
@@ -266,19 +226,15 @@ export class UpstreamClient {
     })
   }
 
-  /** One page; not-found where the upstream does not have the referrers API. At most 4 MiB. */
   getReferrers(
     repository: RepositoryName,
     digest: Digest,
-    options: CallOptions & {
-      readonly artifactType?: string | undefined
-      readonly page?: string | undefined
-    } = {},
+    options: ReferrersOptions = {},
   ): Promise<ReferrersPage> {
-    const { artifactType, page, signal } = options
+    const { artifactType, page, via } = options
     const filter = artifactType === undefined ? {} : { artifactType }
-    return this.#within(signal, async (budget) => {
-      const answer = await this.#call(
+    return this.#within(options, async (budget) => {
+      const answer = await this.#session.call(
         {
           kind: 'referrers',
           method: 'GET',
@@ -286,6 +242,7 @@ export class UpstreamClient {
           path: `referrers/${digest}`,
           query: page ?? new URLSearchParams(filter).toString(),
           headers: { accept: MEDIA_TYPES.ociIndex },
+          via,
         },
         budget,
       )
@@ -302,61 +259,30 @@ export class UpstreamClient {
     })
   }
 
-  /** Opens nothing on the wire; loads what the first request would otherwise wait for. */
   warmUp(): void {
     warmUpHttp().catch(() => {})
   }
 
-  /** Ends all calls and all bodies that still run. */
   async close(): Promise<void> {
     this.#closing.abort(new UpstreamError('unavailable', `the client of ${this.name} is closed`))
-    await this.#transport.close()
+    await this.#session.close()
   }
 
-  #budget(signal: AbortSignal | undefined): CallBudget {
+  #budget({ deadlineMs = Infinity, signal }: CallOptions): CallBudget {
     return new CallBudget(this.#clock, {
-      limitMs: CALL_LIMIT_MS,
+      limitMs: Math.min(this.#callLimitMs, deadlineMs - this.#clock.monotonic()),
       host: this.name,
       signals: [signal, this.#closing.signal],
     })
   }
 
-  async #within<T>(
-    signal: AbortSignal | undefined,
-    run: (budget: CallBudget) => Promise<T>,
-  ): Promise<T> {
-    const budget = this.#budget(signal)
+  async #within<T>(options: CallOptions, run: (budget: CallBudget) => Promise<T>): Promise<T> {
+    const budget = this.#budget(options)
     try {
       return await run(budget)
     } finally {
       budget.release()
     }
-  }
-
-  /** The expected answer, whatever it takes to be let in. Any other is an error, its body let go of. */
-  async #call(call: Call, budget: CallBudget): Promise<TransportResponse> {
-    const { kind, method, repository, expected = [200], headers = {} } = call
-    const url = this.#url(call)
-    let grant = await this.#auth.grant(repository, budget.signal)
-    for (let renewals = 0; ; renewals += 1) {
-      const authorization = grant?.authorization
-      const request = { kind, method, url, headers, authorization, followRedirects: true }
-      const answer = await this.#transport.send(request, budget)
-      if (expected.includes(answer.status)) return answer
-      const failure = await failedAnswer(answer, this.name, this.#clock)
-      // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
-      const mayRenew = answer.status === 401 && !answer.leftOrigin && renewals < RENEWALS_MAX
-      if (!mayRenew) throw failure
-      grant = await this.#auth.renew(answer.headers, repository, grant, budget.signal)
-      if (!grant) throw failure
-    }
-  }
-
-  #url({ repository, path, query = '' }: Call): URL {
-    const url = new URL(this.#remoteUrl.origin)
-    url.pathname = `${this.#remoteUrl.pathname.replace(/\/+$/, '')}/v2/${repository}/${path}`
-    url.search = query
-    return url
   }
 
   #blob(answer: TransportResponse, offset: number): UpstreamBlob {
@@ -384,4 +310,8 @@ function manifestCall(method: 'GET' | 'HEAD', repository: RepositoryName, refere
 
 function blobCall(method: 'GET' | 'HEAD', repository: RepositoryName, digest: Digest): Call {
   return { kind: 'blob', method, repository, path: `blobs/${digest}` }
+}
+
+function isNotFound(error: unknown): boolean {
+  return error instanceof UpstreamError && error.kind === 'not-found'
 }

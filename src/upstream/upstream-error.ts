@@ -16,6 +16,8 @@ export type UpstreamErrorKind =
   | 'timeout'
   /** The upstream says that it is out of order (5xx). */
   | 'unavailable'
+  /** The upstream is a cache that this request has come through before (508). */
+  | 'loop'
   /** An answer that makes no sense: never cached, never passed on. */
   | 'bad-response'
 

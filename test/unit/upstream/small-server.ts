@@ -10,7 +10,11 @@ import { digestOf } from '../../../src/oci/digest.ts'
 import { parseRepositoryName, type RepositoryName } from '../../../src/oci/reference.ts'
 import { parseObject, type JsonObject } from '../../../src/upstream/response-body.ts'
 import type { RequestObservation } from '../../../src/upstream/transport.ts'
-import { UpstreamClient, type UpstreamOptions } from '../../../src/upstream/upstream-client.ts'
+import {
+  UpstreamClient,
+  type UpstreamDeps,
+  type UpstreamOptions,
+} from '../../../src/upstream/upstream-client.ts'
 import { UpstreamError, type UpstreamErrorKind } from '../../../src/upstream/upstream-error.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
 
@@ -29,11 +33,14 @@ export interface SmallServer {
   /** Every connection there ever was. */
   readonly sockets: Socket[]
   count(prefix: string): number
+  /** Gone: connections are refused, and those that are open are dropped. */
+  close(): Promise<void>
 }
 
 export type Handler = (request: IncomingMessage, response: ServerResponse, hits: Hit[]) => void
 
-export async function startServer(handler: Handler): Promise<SmallServer> {
+/** @param host what it listens on; its URL names 127.0.0.1 */
+export async function startServer(handler: Handler, host = '127.0.0.1'): Promise<SmallServer> {
   const hits: Hit[] = []
   const responses: ServerResponse[] = []
   const sockets: Socket[] = []
@@ -47,19 +54,21 @@ export async function startServer(handler: Handler): Promise<SmallServer> {
     handler(request, response, hits)
   })
   server.on('connection', (socket) => sockets.push(socket))
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  onTestFinished(() => {
+  await new Promise<void>((resolve) => server.listen(0, host, resolve))
+  const close = (): Promise<void> => {
     for (const socket of sockets) socket.destroy()
     return new Promise<void>((resolve) => server.close(() => resolve()))
-  })
-  const host = hostOf(server)
+  }
+  onTestFinished(close)
+  const ownHost = hostOf(server)
   return {
-    url: `http://${host}`,
-    host,
+    url: `http://${ownHost}`,
+    host: ownHost,
     hits,
     responses,
     sockets,
     count: (prefix) => hits.filter(({ path }) => path.startsWith(prefix)).length,
+    close,
   }
 }
 
@@ -85,7 +94,7 @@ export interface TestClient {
 export function makeClient(
   remoteUrl: string,
   options: Partial<UpstreamOptions> = {},
-  deps: { clock?: Clock; random?: () => number } = {},
+  deps: Partial<Omit<UpstreamDeps, 'clock'>> & { clock?: Clock } = {},
 ): TestClient {
   const observations: RequestObservation[] = []
   const log: JsonObject[] = []
@@ -117,7 +126,7 @@ export async function startClient(handler: Handler): Promise<TestClient & { serv
   return { server, ...makeClient(server.url) }
 }
 
-function loggerInto(log: JsonObject[]): Logger {
+export function loggerInto(log: JsonObject[]): Logger {
   return pino(
     { level: 'debug' },
     { write: (line: string) => void log.push(parseObject(Buffer.from(line), 'the log')) },

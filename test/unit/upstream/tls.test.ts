@@ -1,31 +1,16 @@
 import { once } from 'node:events'
 import type { RequestListener } from 'node:http'
 import { createServer } from 'node:https'
+import type { TLSSocket } from 'node:tls'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { TLS_CERTIFICATE } from '../../support/tls-certificate.ts'
 import { alpine, content, failureOf, hostOf, makeClient, startServer } from './small-server.ts'
 
-// Made for these tests, for 127.0.0.1; signed by nobody.
-const cert = `-----BEGIN CERTIFICATE-----
-MIIBkDCCATagAwIBAgIUUZ2UagregzNiQ636MwNfP9anPbEwCgYIKoZIzj0EAwIw
-FDESMBAGA1UEAwwJMTI3LjAuMC4xMCAXDTI2MTEyMTA0MjgyMFoYDzIxMjYxMDI4
-MDQyODIwWjAUMRIwEAYDVQQDDAkxMjcuMC4wLjEwWTATBgcqhkjOPQIBBggqhkjO
-PQMBBwNCAAScUuMB309+2tFj4gytIBJpeJorQDZysNVWLSxw5NUlUohi7n4H1wFr
-WxdiadRsTWnwW1Kswg+1yVp9TZS0nCido2QwYjAdBgNVHQ4EFgQUgPyYVzE3BP0s
-iPJ5pQhc5Fx+m14wHwYDVR0jBBgwFoAUgPyYVzE3BP0siPJ5pQhc5Fx+m14wDwYD
-VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0gAMEUC
-IA4wcC7Fs9FUNMvNGdiXPWfBvaLtc0ixYtGQ4QApd07KAiEA9ywzwQXiQcT+zHkl
-gcAPqyVcmMgzPveqj2any8gX1w4=
------END CERTIFICATE-----
-`
-const key = `-----BEGIN PRIVATE KEY-----
-MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgSB73hwtsh//NeqVO
-KhHbto7XEZIcDztrZkkNDQ9HIUShRANCAAScUuMB309+2tFj4gytIBJpeJorQDZy
-sNVWLSxw5NUlUohi7n4H1wFrWxdiadRsTWnwW1Kswg+1yVp9TZS0nCid
------END PRIVATE KEY-----
-`
+const { cert, key } = TLS_CERTIFICATE
 
 async function startTlsServer(listener: RequestListener): Promise<string> {
-  const server = createServer({ cert, key }, listener).listen(0, '127.0.0.1')
+  const options = { ...TLS_CERTIFICATE, requestCert: true, rejectUnauthorized: false }
+  const server = createServer(options, listener).listen(0, '127.0.0.1')
   await once(server, 'listening')
   onTestFinished(() => server.close().closeAllConnections())
   return `https://${hostOf(server)}`
@@ -73,5 +58,44 @@ describe('an https upstream', () => {
     )
     expect(error).toMatchObject({ kind: 'login-failed' })
     expect(plain.hits.length).toBe(0)
+  })
+})
+
+describe('an https upstream with settings of its own', () => {
+  it('is trusted by the authority that was named', async () => {
+    const url = await startTlsServer((_request, response) => response.end(content))
+    const { client } = makeClient(url, { connection: { tls: { ca: [cert] } } })
+    expect((await client.getManifest(alpine, 'a')).bytes).toEqual(content)
+  })
+
+  it('sees our certificate, and nobody does that it sends us on to', async () => {
+    const seen: string[] = []
+    const note = (name: string, socket: unknown): void => {
+      const { subject } = (socket as TLSSocket).getPeerCertificate()
+      seen.push(`${name}: ${String(subject?.CN ?? 'none')}`)
+    }
+    const elsewhere = await startTlsServer((request, response) => {
+      note('elsewhere', request.socket)
+      response.end(content)
+    })
+    const url = await startTlsServer((request, response) => {
+      note('own', request.socket)
+      response.writeHead(307, { location: `${elsewhere}/x` }).end()
+    })
+    const tls = { ca: [cert], certificate: cert, key }
+    await makeClient(url, { connection: { tls } }).client.getManifest(alpine, 'a')
+    expect(seen).toEqual(['own: 127.0.0.1', 'elsewhere: none'])
+  })
+
+  it('need not prove itself if so wanted, but whoever it sends us on to must', async () => {
+    const elsewhere = await startTlsServer((_request, response) => response.end(content))
+    const url = await startTlsServer((request, response) => {
+      if (request.url?.endsWith('/far')) response.writeHead(307, { location: elsewhere }).end()
+      else response.end(content)
+    })
+    const connection = { tls: { skipsVerification: true } }
+    const { client } = makeClient(url, { connection, callLimitMs: 1 })
+    expect((await client.getManifest(alpine, 'near')).bytes).toEqual(content)
+    expect((await failureOf(client.getManifest(alpine, 'far'))).kind).toBe('unreachable')
   })
 })

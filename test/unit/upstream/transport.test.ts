@@ -19,7 +19,8 @@ import {
   type TestClient,
 } from './small-server.ts'
 
-const basic = { username: 'robot', password: 'secret' }
+const login = { username: 'robot', password: 'secret' }
+const basic = { credentials: { kind: 'static', ...login } } as const
 
 /** Lets time pass while the client works, until it is done. */
 async function whileTimePasses<T>({ clock }: TestClient, call: Promise<T>): Promise<T> {
@@ -230,6 +231,7 @@ describe('retries', () => {
   })
 
   it.each([
+    ['5', 5_000],
     ['60', 60_000],
     ['99999999999999999999', 3_600_000],
     [new Date(FAKE_EPOCH_MS + 30_000).toUTCString(), 30_000],

@@ -16,6 +16,8 @@ import {
   sendJson,
   startClient,
   startServer,
+  type SmallServer,
+  type TestClient,
 } from './small-server.ts'
 
 describe('every request', () => {
@@ -223,6 +225,38 @@ describe('getReferrers', () => {
   })
 })
 
+describe('a deadline', () => {
+  it('ends a call before its own limit does', async () => {
+    const { client, clock, server } = await startClient(() => {})
+    await clock.advance(10_000)
+    const call = failureOf(client.getManifest(alpine, '3.20', { deadlineMs: 13_250 }))
+    await waitFor('the request', () => server.hits.length === 1)
+    expect(clock.nextTimerMs).toBe(3_250)
+    await clock.advance(3_250)
+
+    expect(await call).toMatchObject({ kind: 'timeout' })
+    expect((await call).message).toMatch(/did not answer within 3\.3 s$/)
+    expect(clock.pendingTimers).toBe(0)
+  })
+
+  it('that is over leaves the upstream alone', async () => {
+    const { client, clock, server } = await startClient(() => {})
+    await clock.advance(10_000)
+    for (const deadlineMs of [10_000, 9_000]) {
+      const calls = [
+        client.headManifest(alpine, '3.20', { deadlineMs }),
+        client.getBlob(alpine, digest, { deadlineMs }),
+      ]
+      for (const call of calls) {
+        expect(await failureOf(call)).toMatchObject({ kind: 'timeout' })
+        expect((await failureOf(call)).message).toContain('was not asked again')
+      }
+    }
+    expect(server.hits).toEqual([])
+    expect(clock.pendingTimers).toBe(0)
+  })
+})
+
 describe('close', () => {
   it('ends what is running and what waits for another try', async () => {
     const { client, clock, server } = await startClient((_request, response, hits) => {
@@ -236,5 +270,71 @@ describe('close', () => {
     expect(await waiting).toMatchObject({ kind: 'unavailable' })
     expect(await running).toMatchObject({ kind: 'unavailable' })
     expect(clock.pendingTimers).toBe(0)
+  })
+})
+
+/** Fetches for a GET only. */
+function startHarbor(): Promise<TestClient & { server: SmallServer }> {
+  const fetched = new Set<string>()
+  return startClient((request, response) => {
+    const path = request.url ?? ''
+    if (request.method === 'HEAD' && !fetched.has(path)) response.statusCode = 404
+    else if (path.includes('absent')) response.statusCode = 404
+    else fetched.add(path)
+    response.end(request.method === 'HEAD' || response.statusCode === 404 ? undefined : content)
+  })
+}
+
+describe('a cache that has by HEAD only what it has fetched (Harbor)', () => {
+  it('is asked with GET before its 404 is believed', async () => {
+    const { client, server } = await startHarbor()
+    expect((await client.headManifest(alpine, 'a')).sizeBytes).toBe(content.length)
+    expect(await kindOf(client.headManifest(alpine, 'absent'))).toBe('not-found')
+    expect(server.hits.map(({ method }) => method)).toEqual(['HEAD', 'GET', 'HEAD', 'GET'])
+  })
+
+  it('is asked so for blobs too, once it is known', async () => {
+    const { client, server } = await startHarbor()
+    expect(await kindOf(client.headBlob(alpine, digest))).toBe('not-found')
+    await client.headManifest(alpine, 'a')
+    server.hits.splice(0)
+    expect((await client.headBlob(alpine, digest)).sizeBytes).toBe(content.length)
+    expect(server.hits.map(({ method }) => method)).toEqual(['HEAD', 'GET'])
+  })
+})
+
+describe('a client with limits of its own', () => {
+  it('says through which caches a request has come', async () => {
+    const { client, server } = await startClient((_request, response) => response.end(content))
+    const own = makeClient(server.url, { viaName: '1.1 layover-1' }).client
+    await client.getManifest(alpine, 'a')
+    await own.getManifest(alpine, 'a')
+    await own.getManifest(alpine, 'a', { via: '1.1 layover-2' })
+    expect(server.hits.map(({ headers }) => headers.via)).toEqual([
+      undefined,
+      '1.1 layover-1',
+      '1.1 layover-2, 1.1 layover-1',
+    ])
+  })
+
+  it('gives up after its own limit', async () => {
+    const { server } = await startClient(() => undefined)
+    const { client, clock } = makeClient(server.url, { callLimitMs: 3_000 })
+    const call = kindOf(client.getManifest(alpine, 'a'))
+    await waitFor('the request', () => server.hits.length === 1)
+    await clock.advance(3_000)
+    expect(await call).toBe('timeout')
+  })
+
+  it('sends no more requests in a second than it may', async () => {
+    const { server } = await startClient((_request, response) => response.end(content))
+    const { client, clock } = makeClient(server.url, { requestsPerSecond: 1 })
+    await client.getManifest(alpine, 'a')
+    const second = client.getManifest(alpine, 'a')
+    await clock.advance(999)
+    expect(server.hits.length).toBe(1)
+    await clock.advance(1)
+    await second
+    expect(server.hits.length).toBe(2)
   })
 })

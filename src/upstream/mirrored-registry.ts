@@ -1,0 +1,240 @@
+// Several endpoints that are one registry: mirrors in the operator's order, the origin last. Whatever goes wrong at
+// a mirror, the next one is asked. That includes 404 and refusals: a mirror may lack what the origin has, so only
+// the origin's word that something is not there counts. A mirror that is out of order is passed over for a while.
+
+import type { Logger } from 'pino'
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type {
+  BlobOptions,
+  CallOptions,
+  ManifestHead,
+  OpenRegistry,
+  ReferrersOptions,
+  ReferrersPage,
+  RemoteRegistry,
+  TagsOptions,
+  TagsPage,
+  UpstreamBlob,
+  UpstreamManifest,
+} from './remote-registry.ts'
+import {
+  CALL_LIMIT_MS,
+  UpstreamClient,
+  type UpstreamDeps,
+  type UpstreamOptions,
+} from './upstream-client.ts'
+import { UpstreamError } from './upstream-error.ts'
+
+/** How long a mirror is passed over at first; twice as long each time it fails again. */
+const PAUSE_FIRST_MS = 10_000
+const PAUSE_MAX_MS = 300_000
+
+interface Mirror {
+  readonly registry: OpenRegistry
+  /** Monotonic. */
+  pausedUntilMs: number
+  pauseMs: number
+}
+
+/** What is asked of whichever endpoint it is. */
+type Call<Options, T> = (registry: RemoteRegistry, options: Options) => Promise<T>
+
+export interface RegistryOptions extends Omit<UpstreamOptions, 'remoteUrl'> {
+  /** Mirrors, and the origin last. At least one. */
+  readonly remoteUrls: readonly string[]
+}
+
+/**
+ * One endpoint, or several as one.
+ *
+ * @param depsOf for the endpoint with this name, which is its host if there are several
+ */
+export function createRegistry(
+  depsOf: (name: string) => UpstreamDeps,
+  { remoteUrls, ...options }: RegistryOptions,
+): OpenRegistry {
+  const { name, callLimitMs = CALL_LIMIT_MS, credentials } = options
+  const isAlone = remoteUrls.length === 1
+  // All of them together must answer in time.
+  const limitMs = callLimitMs / remoteUrls.length
+  const endpoints = remoteUrls.map((remoteUrl, index) => {
+    const endpointName = isAlone ? name : new URL(remoteUrl).host
+    // A password is for the origin; what is looked up by host finds each one's own.
+    const isShared = credentials?.kind === 'docker-config' || credentials?.kind === 'helper'
+    const isOrigin = index === remoteUrls.length - 1
+    return new UpstreamClient(depsOf(endpointName), {
+      ...options,
+      name: endpointName,
+      remoteUrl,
+      callLimitMs: limitMs,
+      credentials: isOrigin || isShared ? credentials : undefined,
+    })
+  })
+  const [only] = endpoints
+  return isAlone && only ? only : new MirroredRegistry(depsOf(name), { name, endpoints })
+}
+
+export class MirroredRegistry implements OpenRegistry {
+  readonly name: string
+  readonly #clock: Clock
+  readonly #logger: Logger
+  readonly #mirrors: readonly Mirror[]
+  readonly #origin: OpenRegistry
+
+  /** @param options.endpoints at least one; the last one is the origin */
+  constructor(
+    { clock, logger }: { clock: Clock; logger: Logger },
+    { endpoints, name }: { name: string; endpoints: readonly OpenRegistry[] },
+  ) {
+    const origin = endpoints.at(-1)
+    if (!origin) throw new TypeError(`no endpoint for ${name}`)
+    this.name = name
+    this.#clock = clock
+    this.#logger = logger
+    this.#origin = origin
+    this.#mirrors = endpoints.slice(0, -1).map((registry) => ({
+      registry,
+      pausedUntilMs: Number.NEGATIVE_INFINITY,
+      pauseMs: PAUSE_FIRST_MS,
+    }))
+  }
+
+  headManifest(
+    repository: RepositoryName,
+    reference: string,
+    options: CallOptions = {},
+  ): Promise<ManifestHead> {
+    return this.#ask(options, (registry, own) => registry.headManifest(repository, reference, own))
+  }
+
+  getManifest(
+    repository: RepositoryName,
+    reference: string,
+    options: CallOptions = {},
+  ): Promise<UpstreamManifest> {
+    return this.#ask(options, (registry, own) => registry.getManifest(repository, reference, own))
+  }
+
+  headBlob(
+    repository: RepositoryName,
+    digest: Digest,
+    options: CallOptions = {},
+  ): Promise<{ sizeBytes: number | undefined }> {
+    return this.#ask(options, (registry, own) => registry.headBlob(repository, digest, own))
+  }
+
+  getBlob(
+    repository: RepositoryName,
+    digest: Digest,
+    options: BlobOptions = {},
+  ): Promise<UpstreamBlob> {
+    return this.#ask(options, (registry, own) => registry.getBlob(repository, digest, own))
+  }
+
+  listTags(repository: RepositoryName, options: TagsOptions = {}): Promise<TagsPage> {
+    return this.#ask(options, (registry, own) => registry.listTags(repository, own))
+  }
+
+  getReferrers(
+    repository: RepositoryName,
+    digest: Digest,
+    options: ReferrersOptions = {},
+  ): Promise<ReferrersPage> {
+    return this.#ask(options, (registry, own) => registry.getReferrers(repository, digest, own))
+  }
+
+  /** A mirror that may be asked is reason enough to ask. */
+  reluctance(method: 'GET' | 'HEAD'): UpstreamError | undefined {
+    const isWilling = ({ registry }: Mirror): boolean => registry.reluctance(method) === undefined
+    const nowMs = this.#clock.monotonic()
+    if (this.#mirrors.some((mirror) => nowMs >= mirror.pausedUntilMs && isWilling(mirror))) {
+      return undefined
+    }
+    return this.#origin.reluctance(method)
+  }
+
+  get problems(): string[] {
+    return this.#all.flatMap(({ name, problems }) => {
+      return problems.map((problem) => `${name}: ${problem}`)
+    })
+  }
+
+  warmUp(): void {
+    this.#origin.warmUp()
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#all.map((registry) => registry.close()))
+  }
+
+  get #all(): OpenRegistry[] {
+    return [...this.#mirrors.map(({ registry }) => registry), this.#origin]
+  }
+
+  /** Each that is asked gets its share of the time that is left, so that the origin has some. */
+  async #ask<Options extends CallOptions, T>(options: Options, call: Call<Options, T>): Promise<T> {
+    const { deadlineMs = Infinity } = options
+    const nowMs = this.#clock.monotonic()
+    const passedOver = this.#mirrors.filter((mirror) => nowMs < mirror.pausedUntilMs)
+    const asked = this.#mirrors.filter((mirror) => !passedOver.includes(mirror))
+    for (const [index, mirror] of asked.entries()) {
+      const shares = asked.length - index + 1
+      const outcome = await this.#try(mirror, this.#within(options, shares), call)
+      if (!(outcome instanceof UpstreamError)) return outcome.value
+    }
+    try {
+      return await call(this.#origin, options)
+    } catch (error) {
+      if (!(error instanceof UpstreamError) || !isOutage(error)) throw error
+      // Nobody else is left: a mirror that was out of order may be back.
+      for (const mirror of passedOver) {
+        if (this.#clock.monotonic() >= deadlineMs) break
+        const outcome = await this.#try(mirror, options, call)
+        if (!(outcome instanceof UpstreamError)) return outcome.value
+      }
+      throw error
+    }
+  }
+
+  /** The same with a part of the time. */
+  #within<Options extends CallOptions>(options: Options, shares: number): Options {
+    const { deadlineMs } = options
+    if (deadlineMs === undefined) return options
+    const nowMs = this.#clock.monotonic()
+    return { ...options, deadlineMs: nowMs + Math.max(0, deadlineMs - nowMs) / shares }
+  }
+
+  async #try<Options extends CallOptions, T>(
+    mirror: Mirror,
+    options: Options,
+    call: Call<Options, T>,
+  ): Promise<{ value: T } | UpstreamError> {
+    try {
+      const value = await call(mirror.registry, options)
+      mirror.pausedUntilMs = Number.NEGATIVE_INFINITY
+      mirror.pauseMs = PAUSE_FIRST_MS
+      return { value }
+    } catch (error) {
+      if (!(error instanceof UpstreamError)) throw error
+      if (isOutage(error)) this.#pause(mirror, error)
+      return error
+    }
+  }
+
+  #pause(mirror: Mirror, { message, retryAfterMs = 0 }: UpstreamError): void {
+    const pauseMs = Math.min(Math.max(mirror.pauseMs, retryAfterMs), PAUSE_MAX_MS)
+    mirror.pausedUntilMs = this.#clock.monotonic() + pauseMs
+    mirror.pauseMs = Math.min(mirror.pauseMs * 2, PAUSE_MAX_MS)
+    this.#logger.warn(
+      { upstream: this.name, mirror: mirror.registry.name, reason: message },
+      `a mirror is passed over for ${Math.ceil(pauseMs / 1000)} s`,
+    )
+  }
+}
+
+/** What says something about the endpoint, and not about what it was asked for. */
+function isOutage({ kind }: UpstreamError): boolean {
+  return kind !== 'not-found' && kind !== 'denied' && kind !== 'bad-response' && kind !== 'loop'
+}

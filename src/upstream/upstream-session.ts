@@ -1,0 +1,206 @@
+// One upstream's door: its URL, the way there, who we are to it. Every request for content goes through here,
+// and comes back as the answer that was expected or as an error.
+
+import type { Environment } from './credential-helper.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { CallBudget } from './call-budget.ts'
+import { createCredentials, type CredentialsOptions } from './credentials.ts'
+import type { ConnectionOptions, EnvironmentProxy } from './egress.ts'
+import { failedAnswer } from './failed-answer.ts'
+import type { Credentials } from './login.ts'
+import { LoginGuard } from './login-guard.ts'
+import { hostOfRealm } from './realm.ts'
+import { PullAllowance, type RateLimit } from './pull-allowance.ts'
+import { TokenAuth, type Grant } from './token-auth.ts'
+import {
+  Transport,
+  type TransportDeps,
+  type TransportRequest,
+  type TransportResponse,
+} from './transport.ts'
+import type { Clock } from '../clock.ts'
+import type { UpstreamError } from './upstream-error.ts'
+
+export interface UpstreamOptions {
+  /** For logs, metrics and messages: the host. */
+  readonly name: string
+  /** For example `https://registry-1.docker.io`; a path is kept as a prefix of `/v2/`. */
+  readonly remoteUrl: string
+  /** Where the operator's settings for it are, for messages. Default: `proxy`. */
+  readonly settingsPath?: string | undefined
+  /** Undefined: asked anonymously. */
+  readonly credentials?: CredentialsOptions | undefined
+  /** Token realms beyond the upstream's own domain: `host`, `host:port` or an `https://host/path` prefix. */
+  readonly allowedRealms: readonly string[]
+  /** Hosts that it may send us to although they are not public: `host`, or `*.host` for all below it. */
+  readonly redirectHosts?: readonly string[] | undefined
+  /** It may send us to any host within the network. */
+  readonly allowPrivateAddresses?: boolean | undefined
+  /** A client named it, not the operator: then its own host has to be public too. */
+  readonly isUntrusted?: boolean | undefined
+  readonly environmentProxy: EnvironmentProxy
+  readonly connection?: ConnectionOptions | undefined
+  /** For a call up to its headers, retries and token included. Default: 25 s. */
+  readonly callLimitMs?: number | undefined
+  readonly requestsPerSecond?: number | undefined
+  /** For example `layover/1.0.0`. */
+  readonly userAgent?: string | undefined
+  /** What this cache calls itself in `Via`, for example `1.1 layover-1a2b3c`. */
+  readonly viaName?: string | undefined
+}
+
+export interface UpstreamDeps extends TransportDeps {
+  /** Of the process, for credential helpers; default empty. */
+  readonly environment?: Environment | undefined
+  /** Told when there is no way to log in, and when there is one again. */
+  readonly onLoginChange?: ((state: { readonly isFailing: boolean }) => void) | undefined
+  /** Told what is left of the pulls that the upstream allows, with each answer that says so. */
+  readonly onRateLimit?: ((rateLimit: RateLimit) => void) | undefined
+}
+
+export interface Call {
+  readonly kind: 'manifest' | 'blob' | 'tags' | 'referrers'
+  readonly method: 'GET' | 'HEAD'
+  readonly repository: RepositoryName
+  /** Below the repository, for example `tags/list`. */
+  readonly path: string
+  readonly query?: string | undefined
+  readonly headers?: Readonly<Record<string, string>> | undefined
+  readonly via?: string | undefined
+  /** Answers that are not failures; 200 if not given. */
+  readonly expected?: readonly number[] | undefined
+}
+
+/** Two 401 in a row are a token that ended early and a change of challenge; more are a loop. */
+const RENEWALS_MAX = 2
+
+export class UpstreamSession {
+  readonly #name: string
+  readonly #clock: Clock
+  readonly #remoteUrl: URL
+  readonly #viaName: string | undefined
+  readonly #transport: Transport
+  readonly #credentials: Credentials
+  readonly #guard: LoginGuard
+  readonly #auth: TokenAuth
+  readonly #allowance: PullAllowance
+
+  /**
+   * @param options.closing aborted when the client is closed; `close` must follow
+   * @throws {TypeError} if `remoteUrl` is not a URL
+   * @throws {CredentialsError} if a credential helper cannot be one
+   */
+  constructor(
+    deps: UpstreamDeps,
+    options: UpstreamOptions & { readonly closing: AbortSignal; readonly isDockerHub: boolean },
+  ) {
+    const { name, settingsPath = 'proxy', userAgent = 'layover', allowedRealms, closing } = options
+    const { clock, environment = {}, logger } = deps
+    const { onLoginChange = nothing, onRateLimit = nothing } = deps
+    const remoteUrl = new URL(options.remoteUrl)
+    const { host } = remoteUrl
+    this.#name = name
+    this.#clock = clock
+    this.#remoteUrl = remoteUrl
+    this.#viaName = options.viaName
+    const addresses = {
+      settingsPath,
+      ownHostname: remoteUrl.hostname,
+      isUntrusted: options.isUntrusted ?? false,
+      allowPrivateAddresses: options.allowPrivateAddresses ?? false,
+      allowedHosts: [...(options.redirectHosts ?? []), ...allowedRealms.map(hostOfRealm)],
+    }
+    const { origin: ownOrigin } = remoteUrl
+    const transport = new Transport(deps, { ...options, userAgent, ownOrigin, addresses })
+    const credentials = createCredentials(
+      options.credentials,
+      { clock, environment, logger },
+      { name, host },
+    )
+    const guard = new LoginGuard({ clock, logger, credentials, onChange: onLoginChange }, { name })
+    this.#transport = transport
+    this.#credentials = credentials
+    this.#guard = guard
+    this.#auth = new TokenAuth(
+      { clock, closing, guard, logger, transport },
+      { name, settingsPath, remoteUrl, allowedRealms },
+    )
+    this.#allowance = new PullAllowance(
+      { clock, logger, onRateLimit },
+      {
+        name,
+        isDockerHub: options.isDockerHub,
+        isAnonymous: options.credentials === undefined,
+      },
+    )
+  }
+
+  /** What the operator should look at; empty when all is well. */
+  get problems(): string[] {
+    return [this.#guard.problem, this.#allowance.problem].filter((problem) => problem !== undefined)
+  }
+
+  /** Why a manifest that is cached had better not be asked about; undefined when it may. */
+  reluctance(method: 'GET' | 'HEAD'): UpstreamError | undefined {
+    return this.#allowance.reluctance(method)
+  }
+
+  /** The expected answer, whatever it takes to be let in. Any other is an error, its body let go of. */
+  async call(call: Call, budget: CallBudget): Promise<TransportResponse> {
+    const { kind, method, repository, expected = [200] } = call
+    const url = this.#url(call)
+    const headers = { ...call.headers, ...this.#viaHeader(call.via) }
+    budget.signal.throwIfAborted()
+    let grant = await this.#auth.grant(repository, budget.signal)
+    for (let renewals = 0; ; renewals += 1) {
+      const authorization = grant?.authorization
+      const request = { kind, method, url, headers, authorization, followRedirects: true }
+      const answer = await this.#send(request, grant, budget)
+      // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
+      const mayRenew = answer.status === 401 && !answer.leftOrigin && renewals < RENEWALS_MAX
+      if (!mayRenew) this.#auth.settle(grant, answer)
+      if (expected.includes(answer.status)) return answer
+      const failure = await failedAnswer(answer, this.#name, this.#clock)
+      if (!mayRenew) throw failure
+      grant = await this.#auth.renew(answer.headers, repository, grant, budget.signal)
+      if (!grant) throw failure
+    }
+  }
+
+  /** Ends every connection, and a credential helper that runs. */
+  async close(): Promise<void> {
+    this.#credentials.close()
+    await this.#transport.close()
+  }
+
+  async #send(
+    request: TransportRequest,
+    grant: Grant | undefined,
+    budget: CallBudget,
+  ): Promise<TransportResponse> {
+    try {
+      const answer = await this.#transport.send(request, budget)
+      // What a host that we were sent on to counts is not what the upstream does.
+      if (request.kind === 'manifest' && !answer.leftOrigin) this.#allowance.note(answer.headers)
+      return answer
+    } catch (error) {
+      this.#auth.settle(grant, undefined)
+      throw error
+    }
+  }
+
+  /** @see https://www.rfc-editor.org/rfc/rfc9110#section-7.6.3 */
+  #viaHeader(via: string | undefined): Readonly<Record<string, string>> {
+    const names = [via, this.#viaName].filter(Boolean)
+    return names.length > 0 ? { via: names.join(', ') } : {}
+  }
+
+  #url({ repository, path, query = '' }: Call): URL {
+    const url = new URL(this.#remoteUrl.origin)
+    url.pathname = `${this.#remoteUrl.pathname.replace(/\/+$/, '')}/v2/${repository}/${path}`
+    url.search = query
+    return url
+  }
+}
+
+function nothing(): void {}
