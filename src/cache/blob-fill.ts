@@ -7,12 +7,15 @@ import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
+import type { FileContent } from '../storage/filesystem.ts'
+import { StorageError } from '../storage/filesystem.ts'
 import { AbandonedError, ContentMismatchError } from '../storage/spool-error.ts'
 import type { Spool } from '../storage/spool.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type UpstreamErrorKind } from '../upstream/upstream-error.ts'
-import type { UpstreamBlob } from '../upstream/upstream-client.ts'
+import type { DiskBudget, Reservation } from './disk-budget.ts'
+import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
@@ -25,6 +28,9 @@ const RETRY_AFTER_MAX_MS = 15_000
 /** Attempts in all, so that an upstream that gives a byte at a time cannot keep us busy for ever. */
 const ATTEMPTS_MAX = 100
 
+/** There is nothing at that place. */
+const RANGE_NOT_SATISFIABLE = 416
+
 /** What another attempt can change, once some bytes have been served. */
 const WORTH_RESUMING: readonly UpstreamErrorKind[] = [
   'rate-limited',
@@ -34,15 +40,27 @@ const WORTH_RESUMING: readonly UpstreamErrorKind[] = [
   'login-failed',
 ]
 
+/** Room that a download asks for when nobody knows its size, and again each time it has used that up. */
+const UNKNOWN_STEP_BYTES = 4 * 1024 * 1024
+/** Directories and links that come with a blob, on a file system that gives each a block or two. */
+const FILES_BYTES = 32 * 1024
+
 export interface BlobFillDeps {
   readonly clock: Clock
   readonly logger: Logger
   readonly metrics: Metrics
   readonly blobs: BlobStore
+  readonly budget: DiskBudget
   readonly spools: SpoolDirectory
   readonly storage: StorageGuard
-  /** Called with the verified bytes in place, while readers still use the spool. */
-  readonly onStored: (spool: Spool) => Promise<void>
+}
+
+/** What becomes of the verified bytes, while readers still use the spool. */
+export interface BlobKeeper {
+  /** What stands on disk beside the bytes, and is written with them. */
+  links(): readonly FileContent[]
+  /** The bytes are in their place, and what stands beside them, unless the disk refused that. */
+  onStored(spool: Spool, options: { areLinked: boolean }): Promise<void>
 }
 
 export interface BlobFillOptions {
@@ -50,13 +68,17 @@ export interface BlobFillOptions {
   readonly digest: Digest
   /** From a manifest; used only if the upstream does not tell. */
   readonly expectedSizeBytes: number | undefined
-  /** False: beside another download of the same digest that can't be joined; nothing is kept. */
-  readonly isKept: boolean
+  /** On the monotonic clock: by when the upstream must have begun to send. */
+  readonly deadlineMs: number
+  /** Undefined: beside another download of the same digest that can't be joined; nothing is kept. */
+  readonly keeper: BlobKeeper | undefined
 }
 
 export class BlobFill {
   /** Resolves when the size is known and reading can begin; rejects with why there is nothing to read. */
   readonly opened: Promise<Spool>
+  /** Resolves when all bytes are here and right; rejects as `opened` does, also after that has resolved. */
+  readonly verified: Promise<void>
   /** Resolves when all is over, for better or worse. */
   readonly ended: Promise<void>
   readonly digest: Digest
@@ -66,7 +88,10 @@ export class BlobFill {
   readonly #options: BlobFillOptions
   readonly #stop = new AbortController()
   #settleOpened: { resolve(spool: Spool): void; reject(error: unknown): void } | undefined
+  #settleVerified: { resolve(): void; reject(error: unknown): void } | undefined
   #spool: Spool | undefined
+  #room: Reservation | undefined
+  #hasFailed = false
 
   constructor(deps: BlobFillDeps, options: BlobFillOptions) {
     this.#deps = deps
@@ -76,9 +101,18 @@ export class BlobFill {
     this.opened = new Promise((resolve, reject) => {
       this.#settleOpened = { resolve, reject }
     })
+    this.verified = new Promise((resolve, reject) => {
+      this.#settleVerified = { resolve, reject }
+    })
     // Whoever waits is told; when everybody has left, the log is.
     this.opened.catch(() => undefined)
+    this.verified.catch(() => undefined)
     this.ended = this.#run()
+  }
+
+  /** Whether it is given up, though it may not have `ended` yet: who comes now is not told its failure. */
+  get hasFailed(): boolean {
+    return this.#hasFailed
   }
 
   /** Ends the download; what has arrived is kept for the next start. */
@@ -96,7 +130,9 @@ export class BlobFill {
     try {
       await this.#download()
     } catch (error) {
+      this.#hasFailed = true
       this.#settleOpened?.reject(this.#tellable(error))
+      this.#settleVerified?.reject(this.#tellable(error))
       this.#spool?.fail(error instanceof Error ? error : new Error(String(error)))
       if (error instanceof ContentMismatchError) {
         metrics.mismatches.inc({ type: 'blob' })
@@ -108,21 +144,28 @@ export class BlobFill {
         logger.warn({ err: error, ...about }, 'a download from the upstream was given up')
       }
     } finally {
-      metrics.fillsRunning.dec()
       await this.#release()
+      metrics.fillsRunning.dec()
     }
   }
 
   /** What clients are told that have no headers yet: to them wrong bytes are one more failing upstream. */
   #tellable(error: unknown): unknown {
-    if (!(error instanceof ContentMismatchError)) return error
     const { name } = this.repository.upstream
-    return new UpstreamError('bad-response', `${name} sent wrong bytes`, { cause: error })
+    if (error instanceof ContentMismatchError)
+      return new UpstreamError('bad-response', `${name} sent wrong bytes`, { cause: error })
+    if (!(error instanceof AbandonedError)) return error
+    // Nobody could begin to read: the size comes last, and there is no disk to keep the bytes until then.
+    const message = `${name} does not tell how large the blob is, and the disk does not take it`
+    return new UpstreamError('bad-response', message, { cause: error })
   }
 
   async #download(): Promise<void> {
     const first = await this.#firstAnswer()
-    const spool = await this.#openSpool(first)
+    const spool = await this.#openSpool(first).catch((error: unknown) => {
+      first.body.destroy()
+      throw error
+    })
     let blob: UpstreamBlob | undefined = first
     if (spool.receivedBytes < first.startOffset) {
       // The part file went away in between: the rest alone is of no use.
@@ -144,47 +187,95 @@ export class BlobFill {
     }
     await spool.finish()
     this.#settleOpened?.resolve(spool)
+    this.#settleVerified?.resolve()
     await this.#keep(spool)
   }
 
   /** Goes on with what an earlier attempt left, if the upstream agrees. */
   async #firstAnswer(): Promise<UpstreamBlob> {
-    const offset = this.#options.isKept ? this.#deps.spools.partBytes(this.digest) : 0
-    try {
-      return await this.#ask(offset)
-    } catch (error) {
-      if (offset === 0 || !(error instanceof UpstreamError) || error.kind !== 'bad-response')
-        throw error
-      // The part may be complete, or longer than the blob: the cheap answer is to begin again.
-      return this.#ask(0)
+    const { deadlineMs, keeper } = this.#options
+    const offset = keeper ? this.#deps.spools.claim(this.digest) : 0
+    // A crash may have left all of it, not yet verified: then its last byte is there to be asked for.
+    for (const from of offset > 0 ? [offset, offset - 1] : []) {
+      try {
+        return await this.#ask(from, deadlineMs)
+      } catch (error) {
+        if (!(error instanceof UpstreamError) || error.kind !== 'bad-response') throw error
+        if (error.status !== RANGE_NOT_SATISFIABLE) break
+      }
     }
+    // It is longer than the blob, or the upstream has an opinion on ranges: the cheap answer is to begin again.
+    return this.#ask(0, deadlineMs)
   }
 
-  #ask(offset: number): Promise<UpstreamBlob> {
-    const { name, upstream } = this.repository
-    return upstream.getBlob(name, this.digest, { offset, signal: this.#stop.signal })
+  #ask(offset: number, deadlineMs?: number): Promise<UpstreamBlob> {
+    const { name, registry } = this.repository
+    const { signal } = this.#stop
+    return registry.getBlob(name, this.digest, { offset, deadlineMs, signal })
   }
 
-  async #openSpool({ body, sizeBytes: announced, startOffset }: UpstreamBlob): Promise<Spool> {
+  async #openSpool({ sizeBytes: announced, startOffset }: UpstreamBlob): Promise<Spool> {
     const sizeBytes = announced ?? this.#options.expectedSizeBytes
     if (sizeBytes !== undefined && startOffset > sizeBytes) {
-      body.destroy()
       throw new UpstreamError(
         'bad-response',
         `${this.repository.upstream.name} sent an impossible range`,
       )
     }
-    const { isKept } = this.#options
     const { spools, storage } = this.#deps
+    this.#room = await this.#reserve(sizeBytes, startOffset)
+    const isKept = this.#room !== undefined
+    // Then others may have the room of the part.
+    if (!isKept && this.#options.keeper) spools.unclaim(this.digest)
     const options = { sizeBytes, resumedBytes: startOffset, isKept }
+    const opening = storage.attempt(() => spools.open(this.digest, options))
+    // From this moment on the part file is this download's.
+    this.#room?.take(startOffset)
     // A disk that refuses to open a file is one that keeps nothing.
     const spool =
-      (await storage.attempt(() => spools.open(this.digest, options))) ??
+      (await opening) ??
       (await spools.open(this.digest, { sizeBytes, resumedBytes: 0, isKept: false }))
     this.#spool = spool
     // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified.
     if (sizeBytes !== undefined && sizeBytes > 0) this.#settleOpened?.resolve(spool)
     return spool
+  }
+
+  /** @returns undefined when nothing is to be kept, or there is no room for it */
+  async #reserve(
+    sizeBytes: number | undefined,
+    startOffset: number,
+  ): Promise<Reservation | undefined> {
+    const { budget } = this.#deps
+    if (!this.#options.keeper) return undefined
+    const wantedBytes = sizeBytes === undefined ? UNKNOWN_STEP_BYTES : sizeBytes - startOffset
+    const { signal } = this.#stop
+    const room = await budget.reserve(wantedBytes + FILES_BYTES, { signal })
+    if (!room) this.#noteNotKept(sizeBytes)
+    return room
+  }
+
+  /** Which one it is; why, the budget tells. */
+  #noteNotKept(sizeBytes: number | undefined): void {
+    const { logger, metrics } = this.#deps
+    metrics.notKept.inc({ type: 'blob' })
+    const about = { digest: this.digest, repository: this.repository.storedName, sizeBytes }
+    logger.info(about, 'no room for a blob; it is served but not kept')
+  }
+
+  #needsRoom(spool: Spool, arrivedBytes: number): boolean {
+    const room = this.#room
+    if (!room || !spool.isKept) return false
+    room.writtenBytes = spool.receivedBytes
+    return spool.receivedBytes + arrivedBytes + FILES_BYTES > room.bytes
+  }
+
+  /** A download of unknown size asks for more room as it goes. */
+  async #growRoom(spool: Spool): Promise<void> {
+    const { signal } = this.#stop
+    if (await this.#room?.grow(UNKNOWN_STEP_BYTES, { signal })) return
+    this.#noteNotKept(spool.sizeBytes)
+    spool.stopKeeping(new StorageError('keep', this.digest, new Error('there is no room for it')))
   }
 
   /**
@@ -203,6 +294,8 @@ export class BlobFill {
     } catch (error) {
       if (error instanceof ContentMismatchError || error instanceof AbandonedError) throw error
       this.#stop.signal.throwIfAborted()
+      // The connection went after the last byte, before its end was told (a last chunk, a wrong length).
+      if (spool.receivedBytes === spool.sizeBytes) return undefined
       if (error instanceof UpstreamError) return error
       const reason = error instanceof Error ? error.message : String(error)
       return this.#broken(`broke off: ${reason}`, error)
@@ -236,6 +329,7 @@ export class BlobFill {
         const fresh = skipBytes > 0 ? chunk.subarray(skipBytes) : chunk
         skipBytes = Math.max(0, skipBytes - chunk.length)
         if (fresh.length === 0) continue
+        if (this.#needsRoom(spool, fresh.length)) await this.#growRoom(spool)
         const written = spool.append(fresh)
         if (written) await written
       }
@@ -255,25 +349,30 @@ export class BlobFill {
 
   /** Readers have everything already: a disk that refuses now costs nobody anything. */
   async #keep(spool: Spool): Promise<void> {
-    if (!spool.isKept) return
-    const { blobs, onStored, storage } = this.#deps
+    const { keeper } = this.#options
+    if (!keeper || !spool.isKept) return
+    const { blobs, storage } = this.#deps
     await storage.attempt(async () => {
-      await spool.commit(blobs)
-      await onStored(spool)
+      const areLinked = await spool.commit(blobs, keeper.links())
+      await keeper.onStored(spool, { areLinked })
     })
+    // What is stored is counted as such by now.
+    if (spool.isCommitted) this.#room?.release()
   }
 
   async #release(): Promise<void> {
     const spool = this.#spool
-    if (!spool) return
     try {
-      await spool.release()
-      if (!spool.isCommitted && this.#options.isKept) await this.#deps.spools.giveBack(spool)
+      await spool?.release()
+      if (spool && !spool.isCommitted && this.#room) await this.#deps.spools.giveBack(spool)
     } catch (error) {
       this.#deps.logger.warn(
         { err: error, digest: this.digest },
         'could not tidy up after a download',
       )
+    } finally {
+      if (this.#options.keeper) this.#deps.spools.unclaim(this.digest)
+      this.#room?.release()
     }
   }
 }

@@ -20,11 +20,22 @@ export function isAbsence(error: unknown): boolean {
  */
 export function clientError(error: unknown, upstream: string, absentCode: AbsentCode): unknown {
   if (!(error instanceof UpstreamError)) return error
+  if (isAbsence(error)) {
+    return new RegistryError(absentCode, { detail: absenceOf(upstream), cause: error })
+  }
   const detail = { upstream, reason: error.message }
-  if (isAbsence(error)) return new RegistryError(absentCode, { detail, cause: error })
+  if (error.kind === 'loop') return new RegistryError('LOOP_DETECTED', { detail, cause: error })
   return new RegistryError(error.kind === 'rate-limited' ? 'TOOMANYREQUESTS' : 'UNAVAILABLE', {
     detail,
     retryAfterMs: error.retryAfterMs ?? RETRY_AFTER_DEFAULT_MS,
     cause: error,
   })
+}
+
+/**
+ * Always the same: what the upstream says depends on how it was asked, and so would tell whether the content is cached
+ * under another repository's name. Its own words are in the log.
+ */
+function absenceOf(upstream: string): { readonly upstream: string; readonly reason: string } {
+  return { upstream, reason: `${upstream} does not have it, or does not let this cache have it` }
 }

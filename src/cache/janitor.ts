@@ -1,26 +1,43 @@
-// The loop around retention: writes down uses, removes what is due, sweeps downloads that nobody resumed, and
-// rebuilds the index after a crash. Works in small steps beside the serving; a step that fails is logged and
-// tried again at the next round.
+// The loop that keeps house: writes down uses, removes what is due, keeps the disk within its bounds, sweeps what
+// nobody resumed, and has the volume looked through after a crash. Works in small steps beside the serving; a step
+// that fails is logged and tried again at the next round.
 
 import type { Logger } from 'pino'
 import type { CancelTimer, Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
+import type { ContentIndex, LinkEntry } from '../storage/content-index.ts'
+import type { IndexChange } from '../storage/index-changes.ts'
 import type { StoragePaths } from '../storage/paths.ts'
-import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
-import { readSchedulerState, writeSchedulerState } from '../storage/scheduler-state.ts'
+import type { Quarantine } from '../storage/quarantine.ts'
+import { writeSchedulerState } from '../storage/scheduler-state.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
-import type { UsageEntry, UsageIndex } from '../storage/usage-index.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { DiskBudget } from './disk-budget.ts'
+import type { Inventory } from './inventory.ts'
+import type { Pins } from './pins.ts'
+import type { Remover } from './remover.ts'
 import type { Retention } from './retention.ts'
+import type { VolumeScan } from './volume-scan.ts'
 
 /** Uses noted since the last write are what a crash forgets. */
 const WRITE_INTERVAL_MS = 5_000
+/** What is new on disk is written down sooner: a crash must not make it uncounted. */
+const URGENT_WRITE_MS = 100
 const SWEEP_INTERVAL_MAX_MS = 3_600_000
 const SWEEP_INTERVAL_MIN_MS = 1_000
 /** Sweeps per ttl: content lives at most this fraction longer than its ttl. */
 const SWEEPS_PER_TTL = 20
-const SCAN_BATCH_ENTRIES = 500
+/** Bytes without a link that a crash has left: time enough for the client that was cut off to ask again. */
+const ORPHAN_AGE_MS = 60_000
+/** A last use that lies later was noted by a clock that was wrong. */
+const FUTURE_MAX_MS = 60_000
+/** Put right in one sweep. */
+const FUTURE_MAX_ENTRIES = 1_000
+/** Of all that the cache may take. */
+const QUARANTINE_PART = 0.05
+/** Written together. */
+const BATCH_CHANGES = 100
 
 export interface JanitorDeps {
   readonly clock: Clock
@@ -29,17 +46,20 @@ export interface JanitorDeps {
   readonly retention: Retention
   readonly paths: StoragePaths
   readonly blobs: BlobStore
-  readonly repositories: RepositoryIndex
   readonly spools: SpoolDirectory
-  readonly usage: UsageIndex
-  /** Called after a link was removed, so that nothing in memory claims it. */
-  readonly onUnlinked: (link: Link) => void
-  /** Called after a blob's bytes were removed. */
-  readonly onRemoved: (digest: Digest) => void
+  readonly quarantine: Quarantine
+  readonly index: ContentIndex
+  readonly inventory: Inventory
+  readonly pins: Pins
+  readonly remover: Remover
+  readonly budget: DiskBudget
+  readonly scan: VolumeScan
 }
 
 export interface JanitorOptions {
-  /** Unfinished downloads that nobody resumed for this long are removed; 0 keeps them. */
+  /** The shortest that any content has; 0: nothing ever expires. */
+  readonly ttlMinMs: number
+  /** Unfinished downloads and uploads that nobody resumed for this long are removed; 0 keeps them. */
   readonly partialMaxAgeMs: number
   readonly partialPurgeIntervalMs: number
 }
@@ -48,108 +68,112 @@ export class Janitor {
   readonly #deps: JanitorDeps
   readonly #options: JanitorOptions
   #cancelTimer: CancelTimer | undefined
+  #cancelUrgent: CancelTimer | undefined
   #nextSweepMs = 0
   #nextPurgeMs = 0
   #running: Promise<void> | undefined
-  /** Until a scan has seen the whole tree, no bytes are removed: a link might not be in the index. */
-  #hasSeenAll = false
   #stopped = false
+  /** Left by a crash. */
+  #orphans: readonly Digest[] = []
+  #orphansDueMs = 0
   /** Why each step failed the last time. */
   readonly #failing = new Map<string, string>()
 
   constructor(deps: JanitorDeps, options: JanitorOptions) {
     this.#deps = deps
     this.#options = options
+    deps.inventory.onUrgent = () => this.#writeSoon()
   }
 
   async start(): Promise<void> {
-    this.#hasSeenAll = this.#deps.usage.isComplete
+    const { blobs, budget, clock, index, inventory } = this.#deps
+    inventory.setComplete(index.isComplete)
+    await this.#step('could not look at the volume', async () => {
+      if (index.hasSeenAll || (await blobs.isEmpty())) inventory.setCounted()
+    })
     // Set again by an orderly stop: after a crash the index may lack what was stored last.
-    await this.#step('could not prepare the index', () => this.#deps.usage.markComplete(false))
-    this.#nextSweepMs = this.#deps.clock.monotonic() + this.#sweepIntervalMs
-    this.#nextPurgeMs = this.#deps.clock.monotonic()
-    this.#schedule(this.#hasSeenAll ? WRITE_INTERVAL_MS : 0)
+    await this.#step('could not prepare the index', () => index.markComplete(false))
+    await this.#step('could not measure the disk', () => budget.measure())
+    this.#nextSweepMs = clock.monotonic() + this.#sweepIntervalMs
+    this.#nextPurgeMs = clock.monotonic()
+    this.#schedule(inventory.isComplete ? WRITE_INTERVAL_MS : 0)
   }
 
   /** Ends the round that is under way, and writes everything down. */
   async stop(): Promise<void> {
+    const { index, inventory, scan } = this.#deps
     this.#stopped = true
+    scan.stop()
     this.#cancelTimer?.()
+    this.#cancelUrgent?.()
     await this.#running
-    await this.#step('could not write down last uses', () => this.writeUses())
+    await this.#step('could not write down last uses', () => inventory.flush())
     await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
-    await this.#step('could not finish the index', () =>
-      this.#deps.usage.markComplete(this.#hasSeenAll),
-    )
-  }
-
-  /** Writes down the uses noted since the last time. */
-  async writeUses(): Promise<void> {
-    const entries = this.#deps.retention.takePending()
-    if (entries.length === 0) return
-    try {
-      await this.#deps.usage.put(entries)
-    } catch (error) {
-      this.#deps.retention.restore(entries)
-      throw error
-    }
+    // What was not removed yet has to be found again.
+    const isComplete = inventory.isComplete && this.#orphans.length === 0
+    await this.#step('could not finish the index', () => index.markComplete(isComplete))
   }
 
   /** Removes everything that is due. */
   async sweep(): Promise<void> {
-    await this.writeUses()
-    if (!this.#hasSeenAll) return
-    for await (const entry of this.#deps.usage.entries()) {
+    const { clock, index, inventory, retention } = this.#deps
+    await inventory.flush()
+    // Until the whole tree has been seen, a link might not be in the index.
+    if (!inventory.isComplete) return
+    if (retention.hasPins) await this.#renewPinned()
+    for await (const entry of index.links()) {
       if (this.#stopped) return
-      if (this.#deps.retention.isDue(entry) && !this.#deps.retention.hasPending(entry)) {
-        await this.#step('could not expire', () => this.#expire(entry))
+      if (this.#isDue(entry)) await this.#step('could not expire', () => this.#expire(entry))
+    }
+    const nowMs = clock.now()
+    const rewinds: IndexChange[] = []
+    for await (const { digest, lastUsedMs } of index.blobs()) {
+      if (this.#stopped) return
+      // Else it would stay until the clock has caught up.
+      const isWrong = lastUsedMs > nowMs + FUTURE_MAX_MS && rewinds.length < FUTURE_MAX_ENTRIES
+      if (isWrong) rewinds.push({ change: 'rewind', digest, atMs: nowMs })
+      if (retention.isDueUnlinked(lastUsedMs) && index.linksOf(digest).length === 0) {
+        await this.#step('could not expire', () => this.#removeUnlinked(digest))
       }
+    }
+    await index.write(rewinds)
+    await inventory.flush()
+  }
+
+  /** Removes what the last scan has found without a link, if nobody has linked it since. */
+  async sweepOrphans(): Promise<void> {
+    const { index } = this.#deps
+    const orphans = this.#orphans
+    this.#orphans = []
+    for (const [position, digest] of orphans.entries()) {
+      if (this.#stopped) {
+        this.#orphans = orphans.slice(position)
+        return
+      }
+      if (index.linksOf(digest).length > 0) continue
+      const remove = (): Promise<void> => this.#removeUnlinked(digest)
+      await this.#step('could not remove a blob without a link', remove)
     }
   }
 
-  /** Puts into the index what is on disk and not in it yet. */
-  async scan(): Promise<void> {
-    const { blobs, logger, paths, repositories, retention, usage } = this.#deps
-    let batch: UsageEntry[] = []
-    let links = 0
-    const expiryTimes = await readSchedulerState(paths)
-    const add = async (entry: UsageEntry): Promise<void> => {
-      if (batch.push(entry) < SCAN_BATCH_ENTRIES) return
-      await usage.put(batch)
-      batch = []
-    }
-    for await (const link of repositories.links()) {
-      if (this.#stopped) return
-      links++
-      const { digest, repository } = link
-      if (usage.get(digest, repository)) continue
-      const expiresAtMs = expiryTimes.get(`${repository}@${digest}`)
-      await add({ ...link, lastUsedMs: retention.assumedLastUseMs(digest, expiresAtMs) })
-    }
-    await usage.put(batch)
-    batch = []
-    let stored = 0
-    let unlinked = 0
-    for await (const digest of blobs.list()) {
-      if (this.#stopped) return
-      stored++
-      if (usage.ofDigest(digest).length > 0) continue
-      unlinked++
-      const lastUsedMs = retention.assumedLastUseMs(digest)
-      await add({ digest, repository: undefined, kind: 'blob', lastUsedMs })
-    }
-    await usage.put(batch)
-    this.#hasSeenAll = true
-    logger.info(
-      { links, stored, unlinked },
-      `found ${stored} blobs and ${links} links in the volume`,
-    )
+  /** Looks through the volume, once. */
+  async scanVolume(): Promise<void> {
+    const { budget, clock, index, inventory, scan } = this.#deps
+    const isOurs = index.hasSeenAll
+    if (!(await scan.run(this.#options.partialMaxAgeMs))) return
+    inventory.setComplete(true)
+    // In a volume that is taken over they may be what registry has left; in ours, only a crash leaves them.
+    this.#orphans = isOurs ? scan.orphans : []
+    this.#orphansDueMs = clock.monotonic() + ORPHAN_AGE_MS
+    // Complete only when it is closed in order; but all was seen once.
+    await index.markSeen()
+    await budget.measure()
   }
 
   get #sweepIntervalMs(): number {
-    const { ttlMs } = this.#deps.retention
-    if (ttlMs === 0) return SWEEP_INTERVAL_MAX_MS
-    const wantedMs = Math.max(ttlMs / SWEEPS_PER_TTL, SWEEP_INTERVAL_MIN_MS)
+    const { ttlMinMs } = this.#options
+    if (ttlMinMs === 0) return SWEEP_INTERVAL_MAX_MS
+    const wantedMs = Math.max(ttlMinMs / SWEEPS_PER_TTL, SWEEP_INTERVAL_MIN_MS)
     return Math.min(wantedMs, SWEEP_INTERVAL_MAX_MS)
   }
 
@@ -163,29 +187,59 @@ export class Janitor {
     })
   }
 
+  #writeSoon(): void {
+    if (this.#stopped) return
+    this.#cancelUrgent ??= this.#deps.clock.setTimer(URGENT_WRITE_MS, () => {
+      this.#cancelUrgent = undefined
+      void this.#step('could not write down last uses', () => this.#deps.inventory.flush())
+    })
+  }
+
   async #round(): Promise<void> {
-    if (!this.#hasSeenAll) await this.#step('could not scan the volume', () => this.scan())
-    await this.#step('could not write down last uses', () => this.writeUses())
-    const nowMs = this.#deps.clock.monotonic()
+    const { budget, clock, inventory, quarantine } = this.#deps
+    if (!inventory.isComplete) {
+      await this.#step('could not look through the volume', () => this.scanVolume())
+    }
+    await this.#step('could not write down last uses', () => inventory.flush())
+    // It takes of the room for what is good.
+    await this.#step('could not purge the quarantine', () =>
+      quarantine.purge(budget.limitBytes * QUARANTINE_PART),
+    )
+    await this.#step('could not measure the disk', () => budget.measure())
+    await this.#step('could not make room', () => budget.trim())
+    const nowMs = clock.monotonic()
     if (nowMs >= this.#nextSweepMs) {
       this.#nextSweepMs = nowMs + this.#sweepIntervalMs
       await this.#step('could not sweep', () => this.sweep())
     }
-    if (nowMs >= this.#nextPurgeMs && this.#options.partialMaxAgeMs > 0) {
+    if (this.#orphans.length > 0 && nowMs >= this.#orphansDueMs) await this.sweepOrphans()
+    if (nowMs >= this.#nextPurgeMs) {
       this.#nextPurgeMs = nowMs + this.#options.partialPurgeIntervalMs
-      await this.#step('could not remove unfinished downloads', () => this.#purgeSpools())
+      await this.#step('could not remove unfinished downloads', () => this.#purgeLeftovers())
     }
+    this.#showUsage()
   }
 
   /** For registry:2, should the volume go back to it. */
   async #writeSchedulerState(): Promise<void> {
-    const { paths, retention, usage } = this.#deps
-    if (this.#hasSeenAll) await writeSchedulerState(paths, usage.entries(), retention.ttlMs)
+    const { index, inventory, paths, retention } = this.#deps
+    if (!inventory.isComplete) return
+    await writeSchedulerState(paths, index.links(), (name) => retention.ttlMsOf(name))
   }
 
-  async #purgeSpools(): Promise<void> {
-    const count = await this.#deps.spools.purge(this.#options.partialMaxAgeMs)
-    if (count > 0) this.#deps.logger.info({ count }, 'removed unfinished downloads')
+  async #purgeLeftovers(): Promise<void> {
+    const { logger, spools } = this.#deps
+    if (this.#options.partialMaxAgeMs <= 0) return
+    const count = await spools.purge(this.#options.partialMaxAgeMs)
+    if (count > 0) logger.info({ count }, 'removed unfinished downloads')
+  }
+
+  #showUsage(): void {
+    const { budget, index, metrics } = this.#deps
+    metrics.storageUsed.set(budget.usedBytes)
+    metrics.storageReserved.set(budget.reservedBytes)
+    metrics.storageLimit.set(Number.isFinite(budget.limitBytes) ? budget.limitBytes : 0)
+    metrics.storedBlobs.set(index.totals.blobs)
   }
 
   async #step(failure: string, action: () => Promise<void>): Promise<void> {
@@ -201,46 +255,52 @@ export class Janitor {
     }
   }
 
-  /** The entry goes last: a crash in between is repeated, not forgotten. */
-  async #expire(entry: UsageEntry): Promise<void> {
-    const { blobs, logger, metrics, onRemoved, retention, usage } = this.#deps
-    const { digest, repository } = entry
-    if (repository) await this.#unlinkAll({ ...entry, repository })
-    // Somebody may have linked or used it while the links were removed: look again, at what is true now.
-    await this.writeUses()
-    const entries = usage.ofDigest(digest)
-    const isUsedAgain = entries.some(
-      (other) => other.repository === repository && !retention.isDue(other),
-    )
-    if (isUsedAgain) return
-    const isWanted = entries.some((other) => other.repository !== repository)
-    if (!isWanted && !retention.hasPendingOf(digest)) {
-      logger.info(`Deleting blob: ${digest}`)
-      if (await blobs.remove(digest)) metrics.removedBlobs.inc()
-      onRemoved(digest)
-    }
-    await usage.remove(digest, repository)
+  /** Never of a repository that is pinned. */
+  #isDue({ lastUsedMs, repository }: LinkEntry): boolean {
+    const { retention } = this.#deps
+    return retention.isDue(repository, lastUsedMs) && !retention.isPinned(repository)
   }
 
-  /** A manifest may have been asked for as a blob too: one entry stands for both links. */
-  async #unlinkAll(link: Link): Promise<void> {
-    const other: Link = { ...link, kind: link.kind === 'blob' ? 'manifest' : 'blob' }
-    if (await this.#deps.repositories.has(other)) await this.#unlink(other)
-    await this.#unlink(link)
+  /** What a pinned tag points to counts as used, and all that goes along with it. */
+  async #renewPinned(): Promise<void> {
+    const { clock, index, pins } = this.#deps
+    const pinned = pins.now()
+    const atMs = clock.now()
+    let uses: IndexChange[] = []
+    for await (const { digest, kind, repository } of index.links()) {
+      if (this.#stopped) return
+      if (kind !== 'manifest' || !(await pinned.isTagPinned(repository, digest))) continue
+      uses.push({ change: 'use', link: { digest, kind, repository }, atMs })
+      if (uses.length < BATCH_CHANGES) continue
+      await index.write(uses)
+      uses = []
+    }
+    await index.write(uses)
   }
 
-  async #unlink(link: Link): Promise<void> {
-    const { metrics, onUnlinked, repositories } = this.#deps
-    const { digest, kind, repository } = link
-    if (kind === 'manifest') {
-      for (const tag of await repositories.listTags(repository)) {
-        if ((await repositories.readTag(repository, tag)) === digest) {
-          await repositories.removeTag(repository, tag)
-        }
-      }
-    }
-    await repositories.unlink({ digest, kind, repository })
-    onUnlinked({ digest, kind, repository })
+  /** The bytes stay as long as another repository links them. */
+  async #expire({ digest, kind, repository }: LinkEntry): Promise<void> {
+    const { index, inventory, metrics, remover } = this.#deps
+    // Somebody may have used it since the sweep began: look again, at what is true now.
+    const now = index.link(digest, repository)
+    if (!now || inventory.hasNoteOf(digest) || !this.#isDue(now)) return
+    await remover.unlink({ digest, kind, repository })
     metrics.expired.inc({ type: kind })
+    const others = index.linksOf(digest).filter((link) => link.repository !== repository)
+    const isWanted = others.some((link) => !this.#isDue(link)) || this.#isUsedSince(now)
+    if (!isWanted) await this.#removeUnlinked(digest)
+  }
+
+  /** By an image that names it, though its repository never asked for it under its own name. */
+  #isUsedSince({ digest, lastUsedMs }: LinkEntry): boolean {
+    const blob = this.#deps.index.blob(digest)
+    return blob !== undefined && blob.namedBy > 0 && blob.lastUsedMs > lastUsedMs
+  }
+
+  async #removeUnlinked(digest: LinkEntry['digest']): Promise<void> {
+    const { logger, metrics, remover } = this.#deps
+    if ((await remover.remove(digest)) === undefined) return
+    metrics.removedBlobs.inc()
+    logger.info(`Deleting blob: ${digest}`)
   }
 }

@@ -44,7 +44,7 @@ export interface ReferrersAnswer {
 }
 
 export interface CatalogAnswer {
-  readonly repositories: readonly RepositoryName[]
+  readonly repositories: readonly string[]
   readonly next: Page | undefined
 }
 
@@ -61,32 +61,29 @@ export interface ListingCacheDeps {
 
 export class ListingCache {
   readonly #deps: ListingCacheDeps
-  readonly #ttlMs: number
   readonly #tags = new Listings<TagsAnswer>((answer) => answer.tags.length * TAG_BYTES)
   readonly #referrers = new Listings<ReferrersAnswer>((answer) => answer.bytes.length)
   readonly #catalogs = new InFlight<'catalog', RepositoryName[]>()
   #catalog: Remembered<RepositoryName[]> | undefined
 
-  /** @param options.ttlMs `proxy.tagttl`; 0 asks each time */
-  constructor(deps: ListingCacheDeps, options: { ttlMs: number }) {
+  constructor(deps: ListingCacheDeps) {
     this.#deps = deps
-    this.#ttlMs = options.ttlMs
   }
 
   /** @throws {RegistryError} NAME_UNKNOWN, UNAVAILABLE */
   async tags(repository: Repository, page: Page): Promise<TagsAnswer> {
     const key = JSON.stringify([repository.storedName, page.count, page.last])
-    const { name, upstream } = repository
+    const { name, registry, upstream } = repository
     const ask = async (): Promise<TagsAnswer> => {
       const { count, last } = page
-      const { next, tags } = await upstream.listTags(name, {
+      const { next, tags } = await registry.listTags(name, {
         ...(count === undefined ? {} : { count }),
         ...(last === undefined ? {} : { last }),
       })
-      return { tags, next, freshness: this.#fresh('miss') }
+      return { tags, next, freshness: this.#fresh(repository, 'miss') }
     }
     try {
-      return await this.#answer(this.#tags, key, ask)
+      return await this.#answer(repository, this.#tags, key, ask)
     } catch (error) {
       const stored = isAbsence(error) ? undefined : await this.#storedTags(repository, page, error)
       if (stored) return stored
@@ -106,17 +103,17 @@ export class ListingCache {
   ): Promise<ReferrersAnswer> {
     const { artifactType } = options
     const page = options.page === '' ? undefined : options.page
-    const { name, upstream } = repository
+    const { name, registry, upstream } = repository
     const key = JSON.stringify([repository.storedName, digest, artifactType, page])
     const ask = async (): Promise<ReferrersAnswer> => ({
-      ...(await upstream.getReferrers(name, digest, {
+      ...(await registry.getReferrers(name, digest, {
         ...(artifactType === undefined ? {} : { artifactType }),
         ...(page === undefined ? {} : { page }),
       })),
-      freshness: this.#fresh('miss'),
+      freshness: this.#fresh(repository, 'miss'),
     })
     try {
-      return await this.#answer(this.#referrers, key, ask)
+      return await this.#answer(repository, this.#referrers, key, ask)
     } catch (error) {
       const last = isAbsence(error) ? undefined : this.#referrers.peek(key)
       if (last && error instanceof UpstreamError) return stale(last.answer, last.asOfMs, error)
@@ -124,9 +121,17 @@ export class ListingCache {
     }
   }
 
-  /** What is stored, whatever the upstream has. */
-  async catalog({ count, last }: Page): Promise<CatalogAnswer> {
-    const names = await this.#repositories()
+  /**
+   * What is stored, whatever the upstreams have.
+   *
+   * @param nameOf what the client knows a stored repository by; undefined leaves it out
+   */
+  async catalog(
+    { count, last }: Page,
+    nameOf: (storedName: RepositoryName) => string | undefined = (name) => name,
+  ): Promise<CatalogAnswer> {
+    const stored = await this.#repositories()
+    const names = stored.flatMap((name) => nameOf(name) ?? [])
     const { items, next } = pageOf(names, { count, last })
     return { repositories: items, next }
   }
@@ -141,24 +146,29 @@ export class ListingCache {
   }
 
   async #answer<Answer extends { freshness: Freshness }>(
+    repository: Repository,
     listings: Listings<Answer>,
     key: string,
     ask: () => Promise<Answer>,
   ): Promise<Answer> {
     const known = listings.peek(key)
     const nowMs = this.#deps.clock.now()
-    if (known && known.asOfMs <= nowMs && nowMs - known.asOfMs < this.#ttlMs) {
-      return { ...known.answer, freshness: this.#fresh('hit', known.asOfMs) }
+    if (known && known.asOfMs <= nowMs && nowMs - known.asOfMs < repository.upstream.tagTtlMs) {
+      return { ...known.answer, freshness: this.#fresh(repository, 'hit', known.asOfMs) }
     }
     const { isJoined, value } = listings.asking.run(key, ask)
     const answer = await value
-    if (isJoined) return { ...answer, freshness: this.#fresh('coalesced') }
+    if (isJoined) return { ...answer, freshness: this.#fresh(repository, 'coalesced') }
     listings.remember(key, { answer, asOfMs: this.#deps.clock.now() })
     return answer
   }
 
-  #fresh(outcome: Freshness['outcome'], asOfMs = this.#deps.clock.now()): Freshness {
-    return { outcome, asOfMs, freshUntilMs: asOfMs + this.#ttlMs }
+  #fresh(
+    { upstream }: Repository,
+    outcome: Freshness['outcome'],
+    asOfMs = this.#deps.clock.now(),
+  ): Freshness {
+    return { outcome, asOfMs, freshUntilMs: asOfMs + upstream.tagTtlMs }
   }
 
   /** @returns undefined when there are none */
@@ -172,7 +182,11 @@ export class ListingCache {
     const stored = await storage.attempt(() => index.listTags(repository.storedName))
     if (!stored || stored.length === 0) return undefined
     const { items, next } = pageOf(stored, page)
-    return stale({ tags: items, next, freshness: this.#fresh('stale') }, clock.now(), error)
+    return stale(
+      { tags: items, next, freshness: this.#fresh(repository, 'stale') },
+      clock.now(),
+      error,
+    )
   }
 }
 

@@ -1,54 +1,59 @@
 // Rights: which repository is known to hold which content. Bytes are shared by digest, rights are not: a
 // private layer must not become readable through another repository's name. Known is what stands on disk as
-// a link, what one of the repository's own manifests names, or what its upstream confirms when asked.
+// a link, what one of the repository's own manifests names (as far as registries check that, see oci/manifest.ts),
+// or what its upstream confirms when asked.
 
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { Descriptor, ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
+import type { FileContent } from '../storage/filesystem.ts'
 import type { Link, LinkKind, RepositoryIndex } from '../storage/repository-index.ts'
 import { InFlight } from './in-flight.ts'
+import type { Inventory } from './inventory.ts'
 import type { Repository } from './repositories.ts'
-import type { Retention } from './retention.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
 /** About 10 MB; what is forgotten is read from disk again. */
 const REMEMBERED_MAX = 50_000
 
-interface Proof {
-  /** Stands on disk; else a manifest of this repository names it. */
+interface Knowledge {
+  /** Stands on disk. */
   readonly isLinked: boolean
+  /** By a link, by a manifest of this repository that would not be there without it, or by the upstream. */
+  readonly isProven: boolean
   /** According to the manifest. */
   readonly sizeBytes: number | undefined
 }
 
 export class Membership {
   readonly #index: RepositoryIndex
-  readonly #retention: Retention
+  readonly #inventory: Inventory
   readonly #storage: StorageGuard
-  readonly #proofs = new LRUCache<string, Proof>({ max: REMEMBERED_MAX })
+  readonly #known = new LRUCache<string, Knowledge>({ max: REMEMBERED_MAX })
   readonly #proving = new InFlight<string, void>()
 
-  constructor(deps: { index: RepositoryIndex; retention: Retention; storage: StorageGuard }) {
+  constructor(deps: { index: RepositoryIndex; inventory: Inventory; storage: StorageGuard }) {
     this.#index = deps.index
-    this.#retention = deps.retention
+    this.#inventory = deps.inventory
     this.#storage = deps.storage
   }
 
   /** Whether a link is known to stand on disk: no need to look, nor to write it. */
   isLinked(repository: Repository, digest: Digest, kind: LinkKind): boolean {
-    return this.#proofs.get(keyOf(repository.storedName, digest, kind))?.isLinked === true
+    return this.#known.get(keyOf(repository.storedName, digest, kind))?.isLinked === true
   }
 
   /** Whether the disk, or a manifest seen before, proves it. */
   async isProven(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    return this.#isNamed(repository, digest, kind) || this.#hasLink(repository, digest, kind)
+    return this.#isKnown(repository, digest, kind) || this.#hasLink(repository, digest, kind)
   }
 
   /**
    * Makes sure that the repository holds the digest, and that a link says so.
    *
    * @param askUpstream asks under this repository's name; called only when nothing here proves it
+   * @param options.isStored false: the disk does not take the bytes, and must not have a link to nothing
    * @throws what `askUpstream` throws: the content must not be served then
    */
   async prove(
@@ -56,62 +61,92 @@ export class Membership {
     digest: Digest,
     kind: LinkKind,
     askUpstream: () => Promise<unknown>,
+    { isStored = true }: { isStored?: boolean } = {},
   ): Promise<void> {
     const proof = this.#proving.run(keyOf(repository.storedName, digest, kind), async () => {
       // The disk first: a manifest may have named what was linked before the last start.
       if (this.isLinked(repository, digest, kind)) return
       if (await this.#hasLink(repository, digest, kind)) return
-      if (!this.#isNamed(repository, digest, kind)) await askUpstream()
-      await this.link(repository, digest, kind)
+      if (!this.#isKnown(repository, digest, kind)) await askUpstream()
+      if (isStored) await this.link(repository, digest, kind)
+      else this.#note(repository, digest, kind, { isLinked: false })
     })
     await proof.value
   }
 
-  /** Records that the repository holds stored content. A disk that refuses does not stop the serving. */
+  /**
+   * Records that the repository holds stored content. A disk that refuses does not stop the serving; it is asked
+   * again by the next use.
+   */
   async link(repository: Repository, digest: Digest, kind: LinkKind): Promise<void> {
-    const link = { repository: repository.storedName, digest, kind }
-    this.#noteLinked(repository, digest, kind)
-    // Noted in any case: what has no link must not stay for ever.
-    this.#retention.add(link)
-    await this.#storage.attempt(() => this.#index.link(link))
+    // Now already: whoever asks meanwhile need not write it, too.
+    this.noteLinked(repository, digest, kind)
+    const write = async (): Promise<true> => {
+      await this.#index.link(linkOf(repository, digest, kind))
+      return true
+    }
+    const isWritten = await this.#storage.attempt(write)
+    if (!isWritten) this.#note(repository, digest, kind, { isLinked: false })
   }
 
-  /** What a manifest of the repository names, the repository holds. */
+  /** The link itself, for whoever writes it together with the bytes, and then says `noteLinked`. */
+  linkFile(repository: Repository, digest: Digest, kind: LinkKind): FileContent {
+    return this.#index.linkFile(linkOf(repository, digest, kind))
+  }
+
+  noteLinked(repository: Repository, digest: Digest, kind: LinkKind): void {
+    this.#note(repository, digest, kind, { isLinked: true })
+    this.#inventory.addLink(linkOf(repository, digest, kind))
+  }
+
+  /** What a manifest of the repository proves to be there; the size of the rest is noted. */
   noteNamed(repository: Repository, content: ManifestContent): void {
-    for (const blob of content.blobs) this.#noteNamed(repository, blob, 'blob')
-    for (const manifest of content.manifests) this.#noteNamed(repository, manifest, 'manifest')
+    for (const blob of content.blobs) this.#noteNamed(repository, blob)
   }
 
   /** How long a blob is, according to a manifest of this repository. */
   namedSizeBytes(repository: Repository, digest: Digest): number | undefined {
-    return this.#proofs.get(keyOf(repository.storedName, digest, 'blob'))?.sizeBytes
+    return this.#known.get(keyOf(repository.storedName, digest, 'blob'))?.sizeBytes
   }
 
   forget({ repository, digest, kind }: Link): void {
-    this.#proofs.delete(keyOf(repository, digest, kind))
+    this.#known.delete(keyOf(repository, digest, kind))
   }
 
-  /** By a manifest of the repository, if not by a link. */
-  #isNamed(repository: Repository, digest: Digest, kind: LinkKind): boolean {
-    return this.#proofs.has(keyOf(repository.storedName, digest, kind))
+  /** By a manifest of the repository or by its upstream, if not by a link. */
+  #isKnown(repository: Repository, digest: Digest, kind: LinkKind): boolean {
+    return this.#known.get(keyOf(repository.storedName, digest, kind))?.isProven === true
   }
 
   async #hasLink(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    const link = { repository: repository.storedName, digest, kind }
-    const isThere = (await this.#storage.attempt(() => this.#index.has(link))) === true
-    if (isThere) this.#noteLinked(repository, digest, kind)
+    const has = (): Promise<boolean> => this.#index.has(linkOf(repository, digest, kind))
+    const isThere = (await this.#storage.attempt(has)) === true
+    if (isThere) this.#note(repository, digest, kind, { isLinked: true })
     return isThere
   }
 
-  #noteLinked(repository: Repository, digest: Digest, kind: LinkKind): void {
+  #note(
+    repository: Repository,
+    digest: Digest,
+    kind: LinkKind,
+    { isLinked }: { isLinked: boolean },
+  ): void {
     const key = keyOf(repository.storedName, digest, kind)
-    this.#proofs.set(key, { isLinked: true, sizeBytes: this.#proofs.get(key)?.sizeBytes })
+    const sizeBytes = this.#known.get(key)?.sizeBytes
+    this.#known.set(key, { isLinked, isProven: true, sizeBytes })
   }
 
-  #noteNamed(repository: Repository, { digest, sizeBytes }: Descriptor, kind: LinkKind): void {
-    const key = keyOf(repository.storedName, digest, kind)
-    if (!this.#proofs.has(key)) this.#proofs.set(key, { isLinked: false, sizeBytes })
+  #noteNamed(repository: Repository, { digest, isProof, sizeBytes }: Descriptor): void {
+    const key = keyOf(repository.storedName, digest, 'blob')
+    const before = this.#known.get(key)
+    const isSettled = before?.isProven && before.sizeBytes !== undefined
+    if (isSettled || (before && !isProof)) return
+    this.#known.set(key, { isLinked: before?.isLinked ?? false, isProven: isProof, sizeBytes })
   }
+}
+
+function linkOf({ storedName }: Repository, digest: Digest, kind: LinkKind): Link {
+  return { repository: storedName, digest, kind }
 }
 
 /** A blob's bytes must not be served as a manifest, nor the other way round: the kind belongs to the right. */

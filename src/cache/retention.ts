@@ -1,78 +1,109 @@
-// How long content is kept: everything is due when it has not been used for `proxy.ttl`. Pure bookkeeping: a
-// use is a note in memory, taken by the janitor in batches; nothing here waits or touches the disk.
+// How long content is kept, by the rules: what is pinned never goes, everything else is due when it has not been
+// used for its ttl. Pure: what was used when, and what is on disk, is the inventory's.
 
-import type { Logger } from 'pino'
+import { LRUCache } from 'lru-cache'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { Link } from '../storage/repository-index.ts'
-import type { UsageEntry } from '../storage/usage-index.ts'
+import { parseImagePattern, type ImagePattern } from '../oci/pattern.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+
+/** One entry of `storage.retention`. */
+export interface RetentionRule {
+  /** As `parseImagePattern` reads it. */
+  readonly match: string
+  readonly isPinned: boolean
+  /** Since the last use; 0: for ever; undefined: not this rule's business. */
+  readonly ttlMs: number | undefined
+}
+
+export interface RetentionOptions {
+  /** `proxy.ttl`, since the last use; 0 keeps everything. */
+  readonly ttlMs: number
+  /** Where it differs: by upstream, which the name begins with. */
+  readonly ttlMsOf?: (repository: RepositoryName) => number | undefined
+  /** The shortest that `ttlMsOf` can say; 0: it says of nothing that it ends. */
+  readonly ttlsMinMs?: number
+  /** The first that matches counts, for pins and for ttl each. */
+  readonly rules: readonly RetentionRule[]
+  /** As Go prints it: `168h0m0s`. */
+  readonly formatTtl: (ttlMs: number) => string
+}
+
+/** Repositories whose rules need not be looked up again. */
+const REMEMBERED_MAX = 10_000
+
+/** What the rules say of a repository. */
+interface RepositoryRules {
+  readonly ttlMs: number
+  readonly isPinned: boolean
+  readonly mayPinTags: boolean
+}
 
 export class Retention {
   readonly #clock: Clock
-  readonly #logger: Logger
-  readonly #ttlMs: number
-  readonly #ttlText: string
-  #pending = new Map<string, UsageEntry>()
+  readonly #options: RetentionOptions
+  readonly #rules: readonly (Omit<RetentionRule, 'match'> & { readonly image: ImagePattern })[]
+  readonly #remembered = new LRUCache<RepositoryName, RepositoryRules>({ max: REMEMBERED_MAX })
 
-  /**
-   * @param options.ttlMs since the last use; 0 keeps everything
-   * @param options.ttlText the same for the log, as Go prints it: `168h0m0s`
-   */
-  constructor(deps: { clock: Clock; logger: Logger }, options: { ttlMs: number; ttlText: string }) {
+  /** @throws {TypeError} a rule's `match` is no pattern */
+  constructor(deps: { clock: Clock }, options: RetentionOptions) {
     this.#clock = deps.clock
-    this.#logger = deps.logger
-    this.#ttlMs = options.ttlMs
-    this.#ttlText = options.ttlText
+    this.#options = options
+    this.#rules = options.rules.map(({ match, ...rule }) => {
+      const image = parseImagePattern(match)
+      if (!image) throw new TypeError(`${match} is no pattern for images`)
+      return { image, ...rule }
+    })
   }
 
-  get ttlMs(): number {
-    return this.#ttlMs
+  /** Of what a repository links; 0: for ever. Rules for tags have no say: a layer has none. */
+  ttlMsOf(repository: RepositoryName): number {
+    return this.#rulesOf(repository).ttlMs
   }
 
-  /** Something new is kept. The line is the one that operators of registry:2 look for. */
-  add(link: Link): void {
-    this.touch(link)
-    if (this.#ttlMs === 0) return
-    const { digest, repository } = link
-    this.#logger.info(
-      `Adding new scheduler entry for ${repository}@${digest} with ttl=${this.#ttlText}`,
-    )
+  /** The shortest that anything has; 0: nothing ever ends. */
+  get ttlMinMs(): number {
+    const { ttlMs, ttlsMinMs = 0 } = this.#options
+    const all = [ttlMs, ttlsMinMs, ...this.#rules.map((rule) => rule.ttlMs ?? 0)]
+    const ending = all.filter((ttlMs) => ttlMs > 0)
+    return ending.length === 0 ? 0 : Math.min(...ending)
   }
 
-  /** Something was used. */
-  touch({ digest, kind, repository }: Link): void {
-    const entry = { digest, kind, repository, lastUsedMs: this.#clock.now() }
-    this.#pending.set(keyOf(entry), entry)
+  /** @returns undefined when it never ends */
+  ttlTextOf(repository: RepositoryName): string | undefined {
+    const ttlMs = this.ttlMsOf(repository)
+    return ttlMs === 0 ? undefined : this.#options.formatTtl(ttlMs)
   }
 
-  /** Whether a use is noted that the index does not know of yet. */
-  hasPending(entry: UsageEntry): boolean {
-    return this.#pending.has(keyOf(entry))
+  isDue(repository: RepositoryName, lastUsedMs: number): boolean {
+    const ttlMs = this.ttlMsOf(repository)
+    return ttlMs > 0 && this.#clock.now() - lastUsedMs >= ttlMs
   }
 
-  /** Whether any repository has used this since the notes were taken last. */
-  hasPendingOf(digest: Digest): boolean {
-    for (const entry of this.#pending.values()) if (entry.digest === digest) return true
-    return false
+  /** Of bytes that no repository links. */
+  isDueUnlinked(lastUsedMs: number): boolean {
+    const { ttlMs } = this.#options
+    return ttlMs > 0 && this.#clock.now() - lastUsedMs >= ttlMs
   }
 
-  /** Takes notes back that could not be written down; newer ones stand. */
-  restore(entries: readonly UsageEntry[]): void {
-    for (const entry of entries) {
-      const key = keyOf(entry)
-      if (!this.#pending.has(key)) this.#pending.set(key, entry)
-    }
+  get hasPins(): boolean {
+    return this.#rules.some(({ isPinned }) => isPinned)
   }
 
-  /** Hands over the notes since the last time. */
-  takePending(): UsageEntry[] {
-    const taken = this.#pending
-    this.#pending = new Map()
-    return [...taken.values()]
+  /** Whether everything of a repository is pinned, whatever its tags. */
+  isPinned(repository: RepositoryName): boolean {
+    return this.#rulesOf(repository).isPinned
   }
 
-  isDue(entry: UsageEntry): boolean {
-    return this.#ttlMs > 0 && this.#clock.now() - entry.lastUsedMs >= this.#ttlMs
+  /** Whether tags of this repository may be pinned: then it matters what they point to. */
+  mayPinTags(repository: RepositoryName): boolean {
+    return this.#rulesOf(repository).mayPinTags
+  }
+
+  isTagPinned(repository: RepositoryName, tag: Tag): boolean {
+    return this.#rules.some(({ image, isPinned }) => {
+      return isPinned && image.matchesRepository(repository) && image.matchesTag?.(tag)
+    })
   }
 
   /**
@@ -81,14 +112,35 @@ export class Retention {
    *
    * @param expiresAtMs what registry's own file says, if it does: believed as far as it lies later
    */
-  assumedLastUseMs(digest: string, expiresAtMs = Number.NEGATIVE_INFINITY): number {
+  assumedLastUseMs(
+    digest: Digest,
+    repository: RepositoryName | undefined,
+    expiresAtMs = Number.NEGATIVE_INFINITY,
+  ): number {
     const nowMs = this.#clock.now()
+    const ttlMs = repository === undefined ? 0 : this.ttlMsOf(repository)
+    const spreadMs = ttlMs === 0 ? ASSUMED_SPREAD_MS : ttlMs / 2
     const fraction = Number.parseInt(digest.slice(-8), 16) / 2 ** 32
-    const spreadMs = nowMs - Math.floor((fraction * this.#ttlMs) / 2)
-    return Math.min(nowMs, Math.max(spreadMs, expiresAtMs - this.#ttlMs))
+    const assumedMs = nowMs - Math.floor(fraction * spreadMs)
+    return Math.min(nowMs, Math.max(assumedMs, expiresAtMs - ttlMs))
+  }
+
+  #rulesOf(repository: RepositoryName): RepositoryRules {
+    const known = this.#remembered.get(repository)
+    if (known) return known
+    const { ttlMs, ttlMsOf } = this.#options
+    const matching = this.#rules.filter(({ image }) => image.matchesRepository(repository))
+    const whole = matching.filter(({ image }) => !image.matchesTag)
+    const ruled = whole.find((rule) => rule.ttlMs !== undefined)
+    const rules = {
+      ttlMs: ruled?.ttlMs ?? ttlMsOf?.(repository) ?? ttlMs,
+      isPinned: whole.some(({ isPinned }) => isPinned),
+      mayPinTags: matching.some(({ image, isPinned }) => isPinned && image.matchesTag),
+    }
+    this.#remembered.set(repository, rules)
+    return rules
   }
 }
 
-function keyOf({ digest, repository }: Pick<UsageEntry, 'digest' | 'repository'>): string {
-  return `${digest} ${repository ?? ''}`
-}
+/** Where nothing expires, eviction still needs an order. */
+const ASSUMED_SPREAD_MS = 24 * 3_600_000

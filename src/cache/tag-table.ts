@@ -19,6 +19,8 @@ export interface TagState {
   readonly digest: Digest
   /** Undefined: not since this process started. */
   readonly checkedAtMs: number | undefined
+  /** How long it is taken for granted; Infinity: for ever. */
+  readonly ttlMs: number
   /** Whether the disk has it; one that was full is told again at the next check. */
   readonly isStored: boolean
 }
@@ -27,21 +29,16 @@ export class TagTable {
   readonly #clock: Clock
   readonly #index: RepositoryIndex
   readonly #storage: StorageGuard
-  readonly #ttlMs: number
   readonly #tags = new LRUCache<string, TagState>({ max: TAGS_MAX })
+  /** By the monotonic clock: one that is set back must not make "not there" last for a day. */
   readonly #absent = new LRUCache<string, { untilMs: number; error: UpstreamError }>({
     max: ABSENT_MAX,
   })
 
-  /** @param options.ttlMs `proxy.tagttl`; 0 asks the upstream each time */
-  constructor(
-    deps: { clock: Clock; index: RepositoryIndex; storage: StorageGuard },
-    options: { ttlMs: number },
-  ) {
+  constructor(deps: { clock: Clock; index: RepositoryIndex; storage: StorageGuard }) {
     this.#clock = deps.clock
     this.#index = deps.index
     this.#storage = deps.storage
-    this.#ttlMs = options.ttlMs
   }
 
   /** What memory knows. */
@@ -55,32 +52,44 @@ export class TagTable {
     if (known) return known
     const read = (): Promise<Digest | undefined> => this.#index.readTag(repository.storedName, tag)
     const digest = await this.#storage.attempt(read)
-    return digest && { digest, checkedAtMs: undefined, isStored: true }
+    const ttlMs = repository.upstream.ttlMsOfTag(tag)
+    return digest && { digest, checkedAtMs: undefined, ttlMs, isStored: true }
   }
 
   isFresh(state: TagState): boolean {
     return this.#clock.now() < this.freshUntilMs(state) && !this.#isFromTheFuture(state)
   }
 
-  /** -Infinity when the upstream has not been asked yet. */
-  freshUntilMs({ checkedAtMs }: TagState): number {
-    return checkedAtMs === undefined ? Number.NEGATIVE_INFINITY : checkedAtMs + this.#ttlMs
+  /** -Infinity when the upstream has not been asked yet, and the tag may have moved. */
+  freshUntilMs({ checkedAtMs, ttlMs }: TagState): number {
+    if (ttlMs === Number.POSITIVE_INFINITY) return ttlMs
+    return checkedAtMs === undefined ? Number.NEGATIVE_INFINITY : checkedAtMs + ttlMs
   }
 
-  /** The upstream has just said that the tag points to `digest`. The disk is told only when it moved. */
-  async confirm(repository: Repository, tag: Tag, digest: Digest): Promise<TagState> {
+  /**
+   * The upstream has just said that the tag points to `digest`. The disk is told only when it moved.
+   *
+   * @param options.isKept false: the disk does not have the manifest, and must not have a tag without one
+   */
+  async confirm(
+    repository: Repository,
+    tag: Tag,
+    digest: Digest,
+    { isKept }: { isKept: boolean },
+  ): Promise<TagState> {
     const key = keyOf(repository.storedName, tag)
     const before = await this.read(repository, tag)
     const isKnown = before?.digest === digest && before.isStored
     const checkedAtMs = this.#clock.now()
-    this.#tags.set(key, { digest, checkedAtMs, isStored: isKnown })
+    const ttlMs = repository.upstream.ttlMsOfTag(tag)
+    this.#tags.set(key, { digest, checkedAtMs, ttlMs, isStored: isKnown })
     this.#absent.delete(key)
     const write = async (): Promise<true> => {
       await this.#index.setTag(repository.storedName, tag, digest)
       return true
     }
-    const isStored = isKnown || (await this.#storage.attempt(write)) === true
-    const state: TagState = { digest, checkedAtMs, isStored }
+    const isStored = isKnown || (isKept && (await this.#storage.attempt(write)) === true)
+    const state: TagState = { digest, checkedAtMs, ttlMs, isStored }
     this.#tags.set(key, state)
     return state
   }
@@ -92,14 +101,15 @@ export class TagTable {
   noteAbsent(repository: Repository, tag: Tag, error: UpstreamError): void {
     const key = keyOf(repository.storedName, tag)
     this.#tags.delete(key)
-    const untilMs = this.#clock.now() + Math.min(this.#ttlMs, ABSENT_TTL_MAX_MS)
+    const ttlMs = Math.min(repository.upstream.ttlMsOfTag(tag), ABSENT_TTL_MAX_MS)
+    const untilMs = this.#clock.monotonic() + ttlMs
     this.#absent.set(key, { untilMs, error })
   }
 
   /** @returns the upstream's answer, if it said a moment ago that there is no such tag */
   recentAbsence(repository: Repository, tag: Tag): UpstreamError | undefined {
     const absence = this.#absent.get(keyOf(repository.storedName, tag))
-    return absence && this.#clock.now() < absence.untilMs ? absence.error : undefined
+    return absence && this.#clock.monotonic() < absence.untilMs ? absence.error : undefined
   }
 
   /** Forgets every tag of a repository that points to `digest`. */
@@ -110,7 +120,8 @@ export class TagTable {
   }
 
   /** The clock was set back: an old answer must not stay fresh until it catches up. */
-  #isFromTheFuture({ checkedAtMs }: TagState): boolean {
+  #isFromTheFuture({ checkedAtMs, ttlMs }: TagState): boolean {
+    if (ttlMs === Number.POSITIVE_INFINITY) return false
     return checkedAtMs !== undefined && checkedAtMs > this.#clock.now()
   }
 }

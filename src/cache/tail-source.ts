@@ -64,9 +64,9 @@ export class TailSource implements ByteSource {
   }
 
   async #open(offset: number): Promise<AsyncIterator<Buffer> | undefined> {
-    const { name, upstream } = this.#repository
+    const { name, registry } = this.#repository
     const { signal } = this.#stop
-    const { body, startOffset } = await upstream.getBlob(name, this.#digest, { offset, signal })
+    const { body, startOffset } = await registry.getBlob(name, this.#digest, { offset, signal })
     if (startOffset === offset) return body[Symbol.asyncIterator]()
     body.destroy()
     this.#knowsRanges = false

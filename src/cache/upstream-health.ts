@@ -51,5 +51,5 @@ export class UpstreamHealth {
 }
 
 function isOutage({ kind }: UpstreamError): boolean {
-  return kind !== 'not-found' && kind !== 'denied' && kind !== 'bad-response'
+  return kind !== 'not-found' && kind !== 'denied' && kind !== 'bad-response' && kind !== 'loop'
 }

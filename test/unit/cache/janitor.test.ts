@@ -1,101 +1,199 @@
 import { existsSync } from 'node:fs'
-import { pino } from 'pino'
-import { describe, expect, it, onTestFinished } from 'vitest'
-import { Janitor } from '../../../src/cache/janitor.ts'
-import { Retention } from '../../../src/cache/retention.ts'
-import type { RepositoryName } from '../../../src/oci/reference.ts'
-import { Digester } from '../../../src/storage/digester.ts'
-import { FileWriter } from '../../../src/storage/file-writer.ts'
-import { BlobStore } from '../../../src/storage/blob-store.ts'
-import { StoragePaths } from '../../../src/storage/paths.ts'
-import { RepositoryIndex, type Link } from '../../../src/storage/repository-index.ts'
-import { SpoolDirectory } from '../../../src/storage/spool-directory.ts'
-import { UsageIndex } from '../../../src/storage/usage-index.ts'
-import { Metrics } from '../../../src/telemetry/metrics.ts'
-import { FakeClock } from '../../support/fake-clock.ts'
-import { blobOf } from '../../support/images.ts'
-import { makeStorageThread } from '../../support/storage-thread.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
+import { mkdir, writeFile } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { describe, expect, it } from 'vitest'
+import type { Link } from '../../../src/storage/repository-index.ts'
+import { blobOf, buildImage, buildIndex } from '../../support/images.ts'
+import { waitFor } from '../../support/wait-for.ts'
+import {
+  OTHER_REPOSITORY,
+  REPOSITORY,
+  openVolume,
+  type VolumeRig,
+} from '../../support/volume-rig.ts'
 
 const TTL_MS = 1_000
-const A = 'library/a' as RepositoryName
-const B = 'library/b' as RepositoryName
-
-/** A janitor over a real volume. @param onUnlinked what happens while it removes something */
-async function setUp(onUnlinked: (link: Link, retention: Retention) => void = () => undefined) {
-  const clock = new FakeClock()
-  const logger = pino({ enabled: false })
-  const paths = new StoragePaths(await makeTempDirectory())
-  const thread = makeStorageThread()
-  const digester = new Digester({ thread })
-  const writer = new FileWriter({ thread, paths })
-  const blobs = new BlobStore({ paths, writer, digester })
-  const repositories = new RepositoryIndex({ paths, writer })
-  const spools = new SpoolDirectory({ paths, digester, clock, onStorageFailure: () => undefined })
-  await spools.start()
-  const usage = await UsageIndex.open({ paths, writer, logger })
-  onTestFinished(() => usage.close())
-  const retention = new Retention({ clock, logger }, { ttlMs: TTL_MS, ttlText: '1s' })
-  const janitor = new Janitor(
-    {
-      clock,
-      logger,
-      metrics: new Metrics(),
-      retention,
-      paths,
-      blobs,
-      repositories,
-      spools,
-      usage,
-      onUnlinked: (link) => onUnlinked(link, retention),
-      onRemoved: () => undefined,
-    },
-    { partialMaxAgeMs: 0, partialPurgeIntervalMs: 0 },
-  )
-  await janitor.scan()
-  return { blobs, clock, janitor, paths, repositories, retention, usage }
-}
-
-type SetUp = Awaited<ReturnType<typeof setUp>>
 
 const blob = blobOf(1000, 'kept or not')
 
-/** Stores the blob for repository A, lets its ttl pass, and sweeps. */
-async function expire({ blobs, clock, janitor, repositories, retention }: SetUp): Promise<void> {
-  const link: Link = { repository: A, digest: blob.digest, kind: 'blob' }
-  await blobs.put(blob.digest, blob.bytes)
-  await repositories.link(link)
-  retention.add(link)
-  await janitor.writeUses()
-  await clock.advance(TTL_MS)
-  await janitor.sweep()
+/** Stores the blob, lets its ttl pass, and sweeps. */
+async function expire(rig: VolumeRig): Promise<void> {
+  await rig.keepBlob(blob)
+  await rig.inventory.flush()
+  await rig.clock.advance(TTL_MS)
+  await rig.janitor.sweep()
 }
+
+const isStored = ({ paths }: VolumeRig): boolean => existsSync(paths.blobData(blob.digest))
 
 describe('the janitor', () => {
   it('removes what nobody has used for the ttl', async () => {
-    const all = await setUp()
-    await expire(all)
-    expect(existsSync(all.paths.blobData(blob.digest))).toBe(false)
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    await expire(rig)
+    expect(isStored(rig)).toBe(false)
+    expect(rig.index.has(blob.digest)).toBe(false)
+    expect(rig.index.totals).toEqual({ blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 })
   })
 
   it('leaves the bytes that another repository begins to use while the last link goes', async () => {
-    const other: Link = { repository: B, digest: blob.digest, kind: 'blob' }
-    const all = await setUp((unlinked, noting) => {
-      if (unlinked.repository === A) noting.add(other)
+    const rig = await openVolume({
+      ttlMs: TTL_MS,
+      onUnlinked: ({ repository }, { inventory }) => {
+        if (repository !== REPOSITORY) return
+        inventory.addLink({ repository: OTHER_REPOSITORY, digest: blob.digest, kind: 'blob' })
+      },
     })
-    await expire(all)
-    expect(existsSync(all.paths.blobData(blob.digest))).toBe(true)
-    expect(all.usage.ofDigest(blob.digest).map(({ repository }) => repository)).toEqual([B])
+    await expire(rig)
+    expect(isStored(rig)).toBe(true)
+    const holders = rig.index.linksOf(blob.digest).map(({ repository }) => repository)
+    expect(holders).toEqual([OTHER_REPOSITORY])
+  })
+})
+
+describe('bytes without a link', () => {
+  it('that a crash has left go a minute after the next start has found them', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    await rig.blobs.put(blob.digest, blob.bytes)
+    await rig.janitor.scanVolume()
+    await rig.janitor.start()
+    await rig.clock.advance(59_000)
+    expect(isStored(rig)).toBe(true)
+    await waitFor('the bytes to go', async () => {
+      await rig.clock.advance(1_000)
+      return !isStored(rig)
+    })
+    await rig.janitor.stop()
+    expect(rig.index.isComplete).toBe(true)
   })
 
-  it('keeps what it could not write down for the next time', async () => {
-    const { janitor, retention, usage } = await setUp()
-    retention.add({ repository: A, digest: blob.digest, kind: 'blob' })
-    const put = usage.put.bind(usage)
-    usage.put = () => Promise.reject(new Error('the disk is full'))
-    await expect(janitor.writeUses()).rejects.toThrow('the disk is full')
-    usage.put = put
-    await janitor.writeUses()
-    expect(usage.ofDigest(blob.digest)).toHaveLength(1)
+  it('stay if somebody links them meanwhile', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    await rig.blobs.put(blob.digest, blob.bytes)
+    await rig.janitor.scanVolume()
+    rig.inventory.addLink({ repository: REPOSITORY, digest: blob.digest, kind: 'blob' })
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(true)
+  })
+
+  it('are looked for again if the process stops before they went', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    await rig.blobs.put(blob.digest, blob.bytes)
+    await rig.janitor.scanVolume()
+    await rig.janitor.stop()
+    expect(rig.index.isComplete).toBe(false)
+  })
+
+  it('stay for their ttl in a volume that is taken over', async () => {
+    const rig = await openVolume({
+      ttlMs: TTL_MS,
+      fill: async ({ blobs }) => void (await blobs.put(blob.digest, blob.bytes)),
+    })
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(true)
+    await rig.clock.advance(TTL_MS)
+    await rig.janitor.sweep()
+    expect(isStored(rig)).toBe(false)
+  })
+})
+
+describe('a last use in the future', () => {
+  it('counts as one now: a clock that was wrong keeps nothing for ever', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    await rig.keepBlob(blob)
+    await rig.inventory.flush()
+    const link: Link = { repository: REPOSITORY, digest: blob.digest, kind: 'blob' }
+    const atMs = rig.clock.now() + 365 * 86_400_000
+    await rig.index.write([{ change: 'use', link, atMs }])
+    await rig.janitor.sweep()
+    expect(isStored(rig)).toBe(true)
+    await rig.clock.advance(TTL_MS)
+    await rig.janitor.sweep()
+    expect(isStored(rig)).toBe(false)
+  })
+})
+
+const rule = (match: string, ttlMs: number | undefined) => {
+  return { match, isPinned: ttlMs === undefined, ttlMs }
+}
+
+describe('rules for what expires', () => {
+  it('have a ttl for some repositories', async () => {
+    const rig = await openVolume({ ttlMs: 10 * TTL_MS, rules: [rule('library/a', TTL_MS)] })
+    const other = blobOf(1000, 'of the other')
+    await rig.keepBlob(blob)
+    await rig.keepBlob(other, OTHER_REPOSITORY)
+    rig.clock.jump(TTL_MS)
+    await rig.janitor.sweep()
+    expect(isStored(rig)).toBe(false)
+    expect(await rig.isStored(other)).toBe(true)
+    rig.clock.jump(9 * TTL_MS)
+    await rig.janitor.sweep()
+    expect(await rig.isStored(other)).toBe(false)
+  })
+
+  it('let nothing expire of a repository that is pinned', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS, rules: [rule('library/a', undefined)] })
+    const other = blobOf(1000, 'of the other')
+    await rig.keepBlob(blob)
+    await rig.keepBlob(blob, OTHER_REPOSITORY)
+    await rig.keepBlob(other, OTHER_REPOSITORY)
+    rig.clock.jump(100 * TTL_MS)
+    await rig.janitor.sweep()
+    expect(isStored(rig)).toBe(true)
+    expect(rig.index.linksOf(blob.digest).map(({ repository }) => repository)).toEqual([REPOSITORY])
+    expect(await rig.isStored(other)).toBe(false)
+  })
+
+  it('let nothing expire of an image that a pinned tag points to, wherever its parts were asked for', async () => {
+    const rig = await openVolume({ ttlMs: TTL_MS, rules: [rule('library/a:3', undefined)] })
+    const image = buildImage({ layers: [1000] })
+    const index = buildIndex([image])
+    const old = buildImage({ seed: 'old' })
+    await rig.keepImage(old, { tag: '3' })
+    await rig.keepManifest(index.manifest, { tag: '3' })
+    await rig.keepManifest(image.manifest)
+    for (const part of [image.config, ...image.layers]) await rig.keepBlob(part, OTHER_REPOSITORY)
+    for (let sweep = 0; sweep < 3; sweep++) {
+      rig.clock.jump(TTL_MS)
+      await rig.janitor.sweep()
+    }
+    const parts = [index.manifest, image.manifest, image.config, ...image.layers]
+    expect(await rig.isStored(...parts)).toBe(true)
+    expect(await rig.isStored(old.manifest)).toBe(false)
+    // An asking for the manifest as a blob changes nothing.
+    rig.use(index.manifest, 'blob')
+    rig.clock.jump(2 * TTL_MS)
+    await rig.janitor.sweep()
+    expect(await rig.isStored(...parts)).toBe(true)
+  })
+})
+
+describe('a round of the janitor', () => {
+  it('keeps the disk within its bounds, and shows how full it is', async () => {
+    const disk = { totalBytes: 2 ** 40, freeBytes: 2 ** 40 }
+    const rig = await openVolume({ maxSizeBytes: 10_000_000, disk: () => disk })
+    const images = [1, 2, 3].map((seed) => buildImage({ seed, layers: [3_000_000] }))
+    for (const image of images) {
+      expect(await rig.keepImage(image)).toBe(true)
+      rig.clock.jump(1_000)
+    }
+    // Another program has taken nearly all that is left: a margin is to stay free, and a little more.
+    disk.freeBytes = 16 * 1024 ** 2
+    // More than a twentieth of the room.
+    const wrong = rig.paths.quarantined(blob.digest)
+    await mkdir(dirname(wrong), { recursive: true })
+    await writeFile(wrong, Buffer.alloc(600_000))
+    await rig.janitor.start()
+    const show = (): Promise<string> => rig.metrics.registry.metrics()
+    await waitFor('room to be made', async () => {
+      await rig.clock.advance(5_000)
+      return (await show()).includes('layover_stored_blobs 6')
+    })
+    const isKept = await Promise.all(images.map(({ manifest }) => rig.isStored(manifest)))
+    expect(isKept).toEqual([false, true, true])
+    expect(existsSync(wrong)).toBe(false)
+    expect(await show()).toContain(`layover_storage_limit_bytes ${rig.budget.limitBytes}`)
+    expect(await show()).toContain(`layover_storage_used_bytes ${rig.budget.usedBytes}`)
+    expect(rig.budget.usedBytes).toBeLessThanOrEqual(rig.budget.limitBytes * 0.98)
   })
 })

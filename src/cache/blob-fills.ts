@@ -1,0 +1,180 @@
+// The downloads that are under way: one for each digest, which all who ask share, whatever repository they ask
+// under; and, beside one that can't be joined any more, a few that serve one client each. Nobody joins under the
+// name of a repository that is not known to hold the blob.
+
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import { RegistryError } from '../oci/registry-error.ts'
+import type { Spool } from '../storage/spool.ts'
+import type { BlobAnswer, Freshness } from './answer.ts'
+import { BlobFill, type BlobFillDeps, type BlobFillOptions, type BlobKeeper } from './blob-fill.ts'
+import { clientError, isAbsence } from './failure.ts'
+import type { Membership } from './membership.ts'
+import type { Repository } from './repositories.ts'
+import { FAR_AHEAD_BYTES, TailSource } from './tail-source.ts'
+
+/** Each holds up to 8 MiB for its slowest reader, and asks the upstream for all of the bytes again. */
+const UNSHARED_MAX = 16
+/** Until one of them is over, or the shared download; or until another process has started. */
+const RETRY_AFTER_MS = 10_000
+
+/** What one client asked for. */
+export interface Asked {
+  readonly repository: Repository
+  readonly digest: Digest
+  readonly deadlineMs: number
+}
+
+interface RunningFill {
+  readonly fill: BlobFill
+  /** Who may have a link when the bytes are stored. */
+  readonly repositories: Map<string, Repository>
+}
+
+export interface BlobFillsDeps extends BlobFillDeps {
+  readonly clock: Clock
+  readonly membership: Membership
+  /** Asks the upstream whether it has the blob under the repository's name. @throws {UpstreamError} */
+  readonly ask: (asked: Asked) => Promise<unknown>
+  /** Begins again: what was under way is over. */
+  readonly findAgain: (asked: Asked) => Promise<BlobAnswer>
+  /** Called with the bytes in place, before the repositories are told. */
+  readonly onStored: (digest: Digest, spool: Spool) => Promise<void>
+}
+
+export class BlobFills {
+  readonly #deps: BlobFillsDeps
+  readonly #running = new Map<Digest, RunningFill>()
+  /** Downloads for one client each, beside one that can't be joined. */
+  readonly #unshared = new Set<BlobFill>()
+  /** Requests whose clients were cut off go on for a moment. */
+  #isStopping = false
+
+  constructor(deps: BlobFillsDeps) {
+    this.#deps = deps
+  }
+
+  has(digest: Digest): boolean {
+    return this.#running.has(digest)
+  }
+
+  /** Ends all downloads, and begins no more. */
+  async stop(): Promise<void> {
+    this.#isStopping = true
+    const shared = [...this.#running.values()].map(({ fill }) => fill)
+    await Promise.all([...shared, ...this.#unshared].map((fill) => fill.stop()))
+  }
+
+  /** Joins the download that is running, or starts it. @throws {RegistryError} @throws {UpstreamError} */
+  async answer(asked: Asked): Promise<BlobAnswer> {
+    const { digest, repository } = asked
+    if (this.#isStopping) throw notNow('the cache is stopping')
+    const running = this.#running.get(digest)
+    if (!running) return this.#answerFromFill(asked, this.#start(asked), 'miss')
+    if (running.fill.hasFailed) {
+      await running.fill.ended
+      return this.#deps.findAgain(asked)
+    }
+    if (!running.repositories.has(repository.storedName)) {
+      if (!(await this.#deps.membership.isProven(repository, digest, 'blob'))) {
+        await this.#deps.ask(asked)
+      }
+      running.repositories.set(repository.storedName, repository)
+    }
+    return this.#join(asked, running.fill)
+  }
+
+  async #join(asked: Asked, fill: BlobFill): Promise<BlobAnswer> {
+    try {
+      return await this.#answerFromFill(asked, fill, 'coalesced')
+    } catch (error) {
+      const isOthers = fill.repository.storedName !== asked.repository.storedName
+      if (!isOthers || !isAbsence(error)) throw error
+      // Nothing is there under the name that the download was begun under; under this one there is.
+      await fill.ended
+      return this.#deps.findAgain(asked)
+    }
+  }
+
+  #start(asked: Asked): BlobFill {
+    const { digest, repository } = asked
+    const repositories = new Map([[repository.storedName, repository]])
+    const keeper = this.#keeperOf(digest, repositories)
+    const fill = new BlobFill(this.#deps, { ...this.#fillOptions(asked), keeper })
+    this.#running.set(digest, { fill, repositories })
+    void fill.ended.then(() => this.#running.delete(digest))
+    return fill
+  }
+
+  #fillOptions(asked: Asked): Omit<BlobFillOptions, 'keeper'> {
+    const { digest, repository } = asked
+    const expectedSizeBytes = this.#deps.membership.namedSizeBytes(repository, digest)
+    return { ...asked, expectedSizeBytes }
+  }
+
+  async #answerFromFill(
+    asked: Asked,
+    fill: BlobFill,
+    outcome: Freshness['outcome'],
+  ): Promise<BlobAnswer> {
+    const spool = await fill.opened
+    const reader = spool.reader()
+    if (reader) {
+      return {
+        sizeBytes: spool.sizeBytes ?? 0,
+        freshness: { outcome, asOfMs: this.#deps.clock.now() },
+        open: (position) => {
+          const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
+          if (!isFar || !spool.isKept) return reader
+          reader.close()
+          return new TailSource({ join: () => spool.reader() }, asked)
+        },
+        confirmed: () =>
+          fill.verified.catch((error: unknown) => {
+            throw clientError(error, asked.repository.upstream.name, 'BLOB_UNKNOWN')
+          }),
+        discard: () => reader.close(),
+      }
+    }
+    // Over already: the blob is stored by now, or another attempt begins.
+    if (spool.isOver) {
+      await fill.ended
+      return this.#deps.findAgain(asked)
+    }
+    // The disk failed, and what this client needs first is no longer in memory: it gets a download of its own.
+    if (this.#isStopping) throw notNow('the cache is stopping')
+    if (this.#unshared.size >= UNSHARED_MAX) {
+      throw notNow('this blob cannot be kept, and too many clients are served without it')
+    }
+    const options = { ...this.#fillOptions(asked), keeper: undefined }
+    const own = new BlobFill(this.#deps, options)
+    this.#unshared.add(own)
+    void own.ended.then(() => this.#unshared.delete(own))
+    return this.#answerFromFill(asked, own, 'bypass')
+  }
+
+  #keeperOf(digest: Digest, repositories: ReadonlyMap<string, Repository>): BlobKeeper {
+    const { membership } = this.#deps
+    let linked: readonly Repository[] = []
+    return {
+      links: () => {
+        linked = [...repositories.values()]
+        return linked.map((repository) => membership.linkFile(repository, digest, 'blob'))
+      },
+      onStored: async (spool, { areLinked }) => {
+        await this.#deps.onStored(digest, spool)
+        for (const repository of repositories.values()) {
+          if (areLinked && linked.includes(repository)) {
+            membership.noteLinked(repository, digest, 'blob')
+          }
+          // Came while the bytes were being stored; or the disk is to be asked again.
+          else await membership.link(repository, digest, 'blob')
+        }
+      },
+    }
+  }
+}
+
+function notNow(reason: string): RegistryError {
+  return new RegistryError('UNAVAILABLE', { detail: { reason }, retryAfterMs: RETRY_AFTER_MS })
+}

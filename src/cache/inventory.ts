@@ -1,0 +1,331 @@
+// What is known of the content on disk, the last seconds included. A use is a note in memory: nothing on a
+// request's path waits or touches the disk; the janitor writes the notes into the index, in batches.
+
+import type { Logger } from 'pino'
+import type { Clock } from '../clock.ts'
+import type { Digest } from '../oci/digest.ts'
+import type { ManifestContent } from '../oci/manifest.ts'
+import type { RepositoryName } from '../oci/reference.ts'
+import type { ContentIndex } from '../storage/content-index.ts'
+import type { FileCosts } from '../storage/disk-space.ts'
+import type { IndexChange } from '../storage/index-changes.ts'
+import type { Link } from '../storage/repository-index.ts'
+import type { Retention } from './retention.ts'
+
+/** Notes are written at once when there are so many: they are bounded too. */
+const NOTES_MAX = 50_000
+/**
+ * What comes with a manifest's link on top. A tag has five: its own, `current`, `index`, the algorithm's and the
+ * digest's, with two files. A repository has up to eight of its own.
+ */
+const TAG_DIRECTORIES = 13
+const TAG_FILES = 2
+/** Two digits: blobs share these. */
+const SHARDS = 256
+
+export interface InventoryDeps {
+  readonly clock: Clock
+  readonly logger: Logger
+  readonly index: ContentIndex
+  readonly retention: Retention
+}
+
+interface Notes {
+  readonly removed: Set<Digest>
+  readonly unlinked: Map<string, Extract<IndexChange, { change: 'unlink' }>>
+  readonly uses: Map<string, { readonly link: Link; readonly atMs: number }>
+  /** Of the uses. */
+  readonly used: Set<Digest>
+  readonly stored: Map<Digest, Extract<IndexChange, { change: 'store' }>>
+  readonly names: Map<Digest, { readonly names: Set<Digest>; readonly manifests: Set<Digest> }>
+  /** What they add to what is stored; an estimate, and rather too much. */
+  bytes: number
+}
+
+export class Inventory {
+  readonly #deps: InventoryDeps
+  readonly #costs: FileCosts
+  #notes = emptyNotes()
+  /** Taken for writing, not written yet. */
+  #writing = emptyNotes()
+  /** What was stored when that began: it is being added to, bit by bit. Undefined: nothing is being written. */
+  #beforeWritingBytes: number | undefined
+  #flushing: Promise<void> | undefined
+  #isComplete = false
+  readonly #counted = new Latch()
+  /** Called when notes should be written soon: there are many, or something new is on disk. */
+  onUrgent: () => void = () => undefined
+
+  constructor(deps: InventoryDeps, costs: FileCosts) {
+    this.#deps = deps
+    this.#costs = costs
+  }
+
+  /** Whether everything on disk is known: then what is not known is not there. */
+  get isComplete(): boolean {
+    return this.#isComplete
+  }
+
+  setComplete(isComplete: boolean): void {
+    this.#isComplete = isComplete
+    if (isComplete) this.setCounted()
+  }
+
+  /** Whether everything on disk was known once: `usedBytes` lacks no more than a crash has kept from the index. */
+  get isCounted(): boolean {
+    return this.#counted.isOpen
+  }
+
+  setCounted(): void {
+    this.#counted.open()
+  }
+
+  whenCounted(): Promise<void> {
+    return this.#counted.opened
+  }
+
+  /** What all content takes on disk, its links and directories included. Never less than it really is. */
+  get usedBytes(): number {
+    const writtenBytes = this.#writtenBytes
+    // Some of what is being written is written already: it counts once.
+    const whenWrittenBytes = (this.#beforeWritingBytes ?? 0) + this.#writing.bytes
+    return Math.max(writtenBytes, whenWrittenBytes) + this.#notes.bytes
+  }
+
+  get #writtenBytes(): number {
+    const { allocatedBytes, blobs, links, manifestLinks } = this.#deps.index.totals
+    const directories = blobs + Math.min(blobs, SHARDS)
+    return (
+      allocatedBytes +
+      directories * this.#costs.directoryBytes +
+      links * this.#linkBytes +
+      manifestLinks * this.#tagBytes
+    )
+  }
+
+  /** What a file will take, with its directory and the links of so many repositories. */
+  costOf(sizeBytes: number, { links, isManifest }: { links: number; isManifest: boolean }): number {
+    // Its own directory, and one that it may be the first in.
+    const directoryBytes = 2 * this.#costs.directoryBytes
+    return this.#inBlocks(sizeBytes) + directoryBytes + links * this.#costOfLink(isManifest)
+  }
+
+  /** Whether a digest is surely not stored: no need to look. */
+  isAbsent(digest: Digest): boolean {
+    const { index } = this.#deps
+    return this.#isComplete && index.isOpen && !this.#isNoted(digest) && !index.has(digest)
+  }
+
+  /** The bytes are on disk. @param allocatedBytes what the file takes; undefined: as many as its size needs */
+  addStored(
+    digest: Digest,
+    sizeBytes: number,
+    options: { isManifest: boolean; allocatedBytes?: number | undefined },
+  ): void {
+    const { isManifest } = options
+    const allocatedBytes = options.allocatedBytes ?? this.#inBlocks(sizeBytes)
+    if (!this.#notes.stored.has(digest)) {
+      this.#notes.bytes += this.costOf(allocatedBytes, { links: 0, isManifest })
+    }
+    const atMs = this.#deps.clock.now()
+    this.#notes.stored.set(digest, { change: 'store', digest, allocatedBytes, isManifest, atMs })
+    this.onUrgent()
+  }
+
+  /** A manifest was read: what it names goes along with it, and it goes along with its subject. */
+  addNames(digest: Digest, { blobs, manifests, subject }: ManifestContent): void {
+    const names = [...blobs, ...manifests].map((descriptor) => descriptor.digest)
+    const children = manifests.map((descriptor) => descriptor.digest)
+    if (names.length > 0) this.#addNames(digest, names, children)
+    if (subject) this.#addNames(subject, [digest], [digest])
+  }
+
+  /** A signature, an attestation, … that is tagged after what it belongs to. */
+  addCompanion(subject: Digest, companion: Digest): void {
+    this.#addNames(subject, [companion], [companion])
+  }
+
+  /** Something new is kept. The line is the one that operators of registry:2 look for. */
+  addLink(link: Link): void {
+    this.touch(link)
+    const { digest, kind, repository } = link
+    this.#notes.bytes += this.#costOfLink(kind === 'manifest')
+    const ttl = this.#deps.retention.ttlTextOf(repository)
+    if (ttl === undefined) return
+    this.#deps.logger.info(`Adding new scheduler entry for ${repository}@${digest} with ttl=${ttl}`)
+  }
+
+  /** Something was used. */
+  touch(link: Link): void {
+    const { used, uses } = this.#notes
+    const key = keyOf(link.digest, link.repository)
+    if (uses.size >= NOTES_MAX) this.onUrgent()
+    // The index cannot be written for a long time: what is forgotten counts as less recently used, that is all.
+    if (uses.size >= 2 * NOTES_MAX && !uses.has(key)) return
+    uses.set(key, { link, atMs: this.#deps.clock.now() })
+    used.add(link.digest)
+  }
+
+  /** Its last use counts no longer. */
+  forgetUse({ digest, repository }: Pick<Link, 'digest' | 'repository'>): void {
+    this.#notes.uses.delete(keyOf(digest, repository))
+  }
+
+  /** A link is gone. Uses that are noted already came after it had begun to go. */
+  addUnlinked({ digest, repository }: Pick<Link, 'digest' | 'repository'>): void {
+    const key = keyOf(digest, repository)
+    this.#notes.unlinked.set(key, { change: 'unlink', digest, repository })
+  }
+
+  /** The bytes are gone, and every link to them. */
+  addRemoved(digest: Digest): void {
+    this.#notes.stored.delete(digest)
+    this.#notes.removed.add(digest)
+  }
+
+  /** Whether something was stored, or used by any repository, that the index does not know of yet. */
+  hasNoteOf(digest: Digest): boolean {
+    return [this.#notes, this.#writing].some(
+      ({ stored, used }) => stored.has(digest) || used.has(digest),
+    )
+  }
+
+  /**
+   * Writes the notes down.
+   *
+   * @throws {StorageError} they stand, and are written the next time
+   */
+  async flush(): Promise<void> {
+    // Whether that one succeeds is told to whoever began it.
+    while (this.#flushing) await this.#flushing.catch(() => undefined)
+    this.#flushing = this.#write().finally(() => {
+      this.#flushing = undefined
+    })
+    await this.#flushing
+  }
+
+  async #write(): Promise<void> {
+    if (isEmpty(this.#notes)) return
+    const notes = this.#notes
+    this.#writing = notes
+    this.#beforeWritingBytes = this.#writtenBytes
+    this.#notes = emptyNotes()
+    try {
+      await this.#deps.index.write(changesOf(notes))
+    } catch (error) {
+      this.#restore(notes)
+      throw error
+    } finally {
+      this.#writing = emptyNotes()
+      this.#beforeWritingBytes = undefined
+    }
+  }
+
+  /** What could not be written happened before what was noted since. */
+  #restore({ bytes, names, removed, stored, unlinked, used, uses }: Notes): void {
+    const newer = this.#notes
+    for (const digest of newer.removed) stored.delete(digest)
+    for (const key of newer.unlinked.keys()) uses.delete(key)
+    this.#notes = {
+      removed: new Set([...removed, ...newer.removed]),
+      unlinked: new Map([...unlinked, ...newer.unlinked]),
+      stored: new Map([...stored, ...newer.stored]),
+      names: new Map([...names, ...newer.names]),
+      uses: new Map([...uses, ...newer.uses]),
+      used: new Set([...used, ...newer.used]),
+      bytes: bytes + newer.bytes,
+    }
+  }
+
+  /** A link is a directory with a file. */
+  get #linkBytes(): number {
+    return this.#costs.directoryBytes + this.#costs.blockBytes
+  }
+
+  /** Most manifests have a tag, or none. */
+  get #tagBytes(): number {
+    return TAG_DIRECTORIES * this.#costs.directoryBytes + TAG_FILES * this.#costs.blockBytes
+  }
+
+  #costOfLink(isManifest: boolean): number {
+    return this.#linkBytes + (isManifest ? this.#tagBytes : 0)
+  }
+
+  #inBlocks(sizeBytes: number): number {
+    const { blockBytes } = this.#costs
+    return Math.ceil(sizeBytes / blockBytes) * blockBytes
+  }
+
+  #addNames(digest: Digest, names: readonly Digest[], manifests: readonly Digest[]): void {
+    // As for uses; each time that the manifest is read it is noted again.
+    if (this.#notes.names.size >= NOTES_MAX) return
+    const note = this.#notes.names.get(digest) ?? { names: new Set(), manifests: new Set() }
+    for (const name of names) note.names.add(name)
+    for (const name of manifests) note.manifests.add(name)
+    this.#notes.names.set(digest, note)
+  }
+
+  #isNoted(digest: Digest): boolean {
+    return this.#notes.stored.has(digest) || this.#writing.stored.has(digest)
+  }
+}
+
+/** Opened once. */
+class Latch {
+  isOpen = false
+  readonly opened: Promise<void>
+  #resolve: () => void = () => undefined
+
+  constructor() {
+    this.opened = new Promise((resolve) => {
+      this.#resolve = resolve
+    })
+  }
+
+  open(): void {
+    this.isOpen = true
+    this.#resolve()
+  }
+}
+
+function emptyNotes(): Notes {
+  return {
+    removed: new Set(),
+    unlinked: new Map(),
+    stored: new Map(),
+    names: new Map(),
+    uses: new Map(),
+    used: new Set(),
+    bytes: 0,
+  }
+}
+
+/**
+ * What is gone first: it may have come again since. Bytes before what they name, and uses last: using a manifest
+ * renews what it is known to name.
+ */
+function changesOf({ names, removed, stored, unlinked, uses }: Notes): IndexChange[] {
+  return [
+    ...[...removed].map((digest) => ({ change: 'remove', digest }) as const),
+    ...unlinked.values(),
+    ...stored.values(),
+    ...[...names].map(([digest, note]) => {
+      return {
+        change: 'name',
+        digest,
+        names: [...note.names],
+        manifests: [...note.manifests],
+      } as const
+    }),
+    ...[...uses.values()].map(({ atMs, link }) => ({ change: 'use', link, atMs }) as const),
+  ]
+}
+
+function isEmpty(notes: Notes): boolean {
+  const { names, removed, stored, unlinked, uses } = notes
+  return [names, removed, stored, unlinked, uses].every(({ size }) => size === 0)
+}
+
+function keyOf(digest: Digest, repository: RepositoryName): string {
+  return `${digest} ${repository}`
+}
