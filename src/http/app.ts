@@ -4,7 +4,9 @@
 import { Hono } from 'hono'
 import type { Health } from '../telemetry/health.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import { adminGuard } from './admin-guard.ts'
 import { errorResponse } from './error-response.ts'
+import type { ListenAddress } from './listener.ts'
 import { RegistryError } from '../oci/registry-error.ts'
 
 export interface AppDeps {
@@ -21,12 +23,23 @@ export function publicApp({ health }: AppDeps): Hono {
   return withFallbacks(app)
 }
 
-/** For `http.debug.addr`. @param options.prometheusPath undefined: no metrics */
-export function debugApp(
-  { health, metrics }: AppDeps,
-  options: { prometheusPath: string | undefined },
-): Hono {
+export interface DebugAppDeps extends AppDeps {
+  /** See admin-routes.ts. */
+  readonly admin: Hono
+}
+
+export interface DebugAppOptions {
+  /** Operators may call it by this host. */
+  readonly listen: ListenAddress
+  /** Undefined: no metrics. */
+  readonly prometheusPath: string | undefined
+}
+
+/** For `http.debug.addr`. */
+export function debugApp({ admin, health, metrics }: DebugAppDeps, options: DebugAppOptions): Hono {
   const app = new Hono()
+  app.use('/admin/*', adminGuard(options.listen))
+  app.route('/', admin)
   addProbes(app, health)
   app.get('/debug/health', (c) => {
     const failures = health.failures()
@@ -45,10 +58,28 @@ function addProbes(app: Hono, health: Health): void {
   app.get('/livez', (c) => c.text('ok\n'))
   // Neither upstreams nor the disk count: without them a cache still serves what it can.
   app.get('/readyz', (c) => {
-    const failures = health.reasonsNotToServe()
-    const lines = Object.entries(failures).map(([name, reason]) => `${name}: ${reason}\n`)
-    return c.text(lines.length > 0 ? lines.join('') : 'ok\n', lines.length > 0 ? 503 : 200)
+    const reasons = linesOf(health.reasonsNotToServe())
+    const isReady = reasons.length === 0
+    const isVerbose = c.req.query('verbose') !== undefined
+    const lines = isVerbose ? [...details(health), ...reasons] : reasons
+    if (isReady) lines.push('ok')
+    return c.text(lines.map((line) => `${line}\n`).join(''), isReady ? 200 : 503)
   })
+}
+
+/** For people: also what is no reason to send clients elsewhere. Clients read it too: no word of our files. */
+function details(health: Health): string[] {
+  const reasons = health.reasonsNotToServe()
+  const advisory = Object.keys(health.failures()).filter((name) => !(name in reasons))
+  return [
+    ...health.passing().map((name) => `${name}: ok`),
+    ...advisory.map((name) => `${name}: failing, /debug/health on http.debug.addr says why`),
+    ...health.notes(),
+  ]
+}
+
+function linesOf(failures: Readonly<Record<string, string>>): string[] {
+  return Object.entries(failures).map(([name, reason]) => `${name}: ${reason}`)
 }
 
 function withFallbacks(app: Hono): Hono {

@@ -12,6 +12,12 @@ export type Headers = Record<string, string | number>
 /** Up to this size a body goes out in one system call with the headers, if it is a string: a third cheaper. */
 const JOINED_BODY_MAX_BYTES = 16 * 1024
 
+/**
+ * Clients give up after 30 s without headers (containerd). All that the upstream is asked for one request has to be
+ * answered within this time, together.
+ */
+const ANSWER_LIMIT_MS = 25_000
+
 export type HandlerName = 'base' | 'catalog' | 'manifest' | 'blob' | 'tags' | 'referrers' | 'other'
 
 export class Exchange {
@@ -23,7 +29,13 @@ export class Exchange {
   readonly isHead: boolean
   /** Monotonic. */
   readonly startedMs: number
+  /** Monotonic: by when it must be known what the answer is. */
+  readonly deadlineMs: number
+  /** The upstream that its listener is bound to. */
+  readonly boundUpstream: string | undefined
   handler: HandlerName = 'other'
+  /** By which the client knows the upstream; told in the answer. */
+  namespace: string | undefined
   upstream: string | undefined
   repository: string | undefined
   reference: string | undefined
@@ -45,9 +57,11 @@ export class Exchange {
       response: ServerResponse
       requestId: string
       remoteAddress: string
+      boundUpstream: string | undefined
     },
   ) {
     const { remoteAddress, request, requestId, response } = options
+    this.boundUpstream = options.boundUpstream
     this.#clock = deps.clock
     this.#commonHeaders = deps.commonHeaders
     this.request = request
@@ -56,6 +70,7 @@ export class Exchange {
     this.remoteAddress = remoteAddress
     this.isHead = request.method === 'HEAD'
     this.startedMs = deps.clock.monotonic()
+    this.deadlineMs = this.startedMs + ANSWER_LIMIT_MS
   }
 
   /** Sends the status line and headers. The body, if any, is the caller's. */
@@ -63,6 +78,7 @@ export class Exchange {
     this.headersSentMs = this.#clock.monotonic()
     // Names and values in turn: what Node takes without looking at each again.
     const flat = [...this.#commonHeaders]
+    if (this.namespace !== undefined) flat.push('OCI-Namespace', this.namespace)
     for (const name in headers) flat.push(name, String(headers[name]))
     this.response.writeHead(status, flat)
   }

@@ -22,8 +22,8 @@ const X_CACHE: Readonly<Record<CacheOutcome, string>> = {
  * @param nowMs since the epoch
  */
 export function addFreshness(headers: Headers, freshness: Freshness, nowMs: number): Headers {
-  const { asOfMs, freshUntilMs, outcome, staleReason } = freshness
-  headers['Cache-Status'] = cacheStatus(outcome, freshUntilMs, nowMs)
+  const { asOfMs, outcome, staleReason } = freshness
+  headers['Cache-Status'] = cacheStatus(freshness, nowMs)
   headers['X-Cache'] = X_CACHE[outcome]
   if (X_CACHE[outcome] !== 'MISS') headers['Age'] = Math.max(0, seconds(nowMs - asOfMs))
   if (staleReason !== undefined)
@@ -32,8 +32,7 @@ export function addFreshness(headers: Headers, freshness: Freshness, nowMs: numb
 }
 
 function cacheStatus(
-  outcome: CacheOutcome,
-  freshUntilMs: number | undefined,
+  { freshUntilMs, outcome, staleCause = 'upstream-failed' }: Freshness,
   nowMs: number,
 ): string {
   // Infinitely old: asked for the first time since the start.
@@ -46,7 +45,7 @@ function cacheStatus(
     case 'hit':
       return `${CACHE_NAME}; hit${remaining}`
     case 'stale':
-      return `${CACHE_NAME}; hit${remaining}; detail=stale-upstream-failed`
+      return `${CACHE_NAME}; hit${remaining}; detail=stale-${staleCause}`
     case 'revalidated':
       return `${CACHE_NAME}; fwd=stale; fwd-status=200${remaining}`
     case 'miss':

@@ -1,59 +1,90 @@
-// A server on an address: opened, and closed so that answers under way are finished, within a limit.
+// A server on an address: opened, and closed so that answers under way are finished, within a limit. Every
+// connection has a time limit in every state it can be in, and there is a limit to how many there are.
 
-import {
-  createServer,
-  type IncomingMessage,
-  type RequestListener,
-  type Server,
-  type ServerResponse,
-} from 'node:http'
-import { unlink } from 'node:fs/promises'
-import type { AddressInfo } from 'node:net'
+import { createServer, type RequestListener, type Server } from 'node:http'
+import { lstat, unlink } from 'node:fs/promises'
+import { connect, type AddressInfo } from 'node:net'
+import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
+import { Connections } from './connections.ts'
 
 export type ListenAddress =
   | { readonly host: string | undefined; readonly port: number }
   /** A unix socket. */
   | { readonly path: string }
 
-/** Go clients keep connections for up to 120 s; one that we close first costs them a failed request. */
-const KEEP_ALIVE_MS = 130_000
-/** A client sends its headers at once; slowloris does not. */
-const HEADERS_MAX_MS = 20_000
-const CHECK_INTERVAL_MS = 5_000
-const HEADERS_MAX_BYTES = 16 * 1024
-/** A connection on which nothing moves: the client has gone without a word, or an upstream has. */
-const IDLE_MAX_MS = 300_000
+export interface ListenerLimits {
+  /** Between two requests. Go clients keep connections for up to 120 s; one that we close first costs them a failed request. */
+  readonly keepAliveMs: number
+  /** From the first byte (or the connection) to the end of the request. A client sends its headers at once; slowloris does not. */
+  readonly requestMs: number
+  /** How often the limit above is looked at. */
+  readonly checkIntervalMs: number
+  /** A connection on which nothing moves: the client has gone without a word, or an upstream has. */
+  readonly silenceMs: number
+  readonly headersBytes: number
+}
+
+const LIMITS: ListenerLimits = {
+  keepAliveMs: 130_000,
+  requestMs: 20_000,
+  checkIntervalMs: 5_000,
+  silenceMs: 300_000,
+  headersBytes: 16 * 1024,
+}
+
+/** Refused connections come in thousands: one line a minute says it. */
+const REFUSED_LOG_INTERVAL_MS = 60_000
+
+export interface ListenerDeps {
+  readonly clock: Clock
+  readonly logger: Logger
+  readonly handler: RequestListener
+}
+
+export interface ListenerOptions {
+  readonly address: ListenAddress
+  readonly connectionsMax: number
+  /** Default: those that suit the clients of registries. */
+  readonly limits?: ListenerLimits
+}
 
 export class Listener {
   readonly #clock: Clock
+  readonly #logger: Logger
   readonly #server: Server
   readonly #address: ListenAddress
-  readonly #handler: RequestListener
-  #isStopping = false
+  readonly #connections: Connections
+  readonly #connectionsMax: number
+  #refusedLoggedMs = Number.NEGATIVE_INFINITY
 
-  constructor(
-    deps: { clock: Clock; handler: RequestListener },
-    options: { address: ListenAddress },
-  ) {
-    this.#clock = deps.clock
-    this.#address = options.address
-    this.#handler = deps.handler
-    const answer: RequestListener = (request, response) => this.#answer(request, response)
+  constructor({ clock, handler, logger }: ListenerDeps, options: ListenerOptions) {
+    const { address, connectionsMax, limits = LIMITS } = options
+    this.#clock = clock
+    this.#logger = logger
+    this.#address = address
+    this.#connectionsMax = connectionsMax
+    this.#connections = new Connections(
+      { handler, onRefused: () => this.#logRefused('all of them are being answered') },
+      { max: connectionsMax },
+    )
+    const answer: RequestListener = (request, response) =>
+      this.#connections.serve(request, response)
     this.#server = createServer(
       {
-        keepAliveTimeout: KEEP_ALIVE_MS,
-        headersTimeout: HEADERS_MAX_MS,
-        requestTimeout: HEADERS_MAX_MS,
-        connectionsCheckingInterval: CHECK_INTERVAL_MS,
-        maxHeaderSize: HEADERS_MAX_BYTES,
+        keepAliveTimeout: limits.keepAliveMs,
+        headersTimeout: limits.requestMs,
+        requestTimeout: limits.requestMs,
+        connectionsCheckingInterval: limits.checkIntervalMs,
+        maxHeaderSize: limits.headersBytes,
         noDelay: true,
       },
       answer,
     )
+    this.#server.on('connection', (socket) => this.#connections.add(socket))
     // Without this Node invites the body of a request that is going to be refused.
     this.#server.on('checkContinue', answer)
-    this.#server.setTimeout(IDLE_MAX_MS)
+    this.#server.setTimeout(limits.silenceMs)
   }
 
   /** @throws when the address is taken or not ours, with what to do about it */
@@ -80,36 +111,66 @@ export class Listener {
    * @param graceMs after this time connections are cut
    */
   async stop(graceMs: number): Promise<void> {
-    this.#isStopping = true
     const closed = new Promise<void>((resolve) => {
       this.#server.close(() => resolve())
     })
-    this.#server.closeIdleConnections()
+    this.#connections.close()
     const cancel = this.#clock.setTimer(graceMs, () => this.#server.closeAllConnections())
     await closed
     cancel()
   }
 
-  #answer(request: IncomingMessage, response: ServerResponse): void {
-    response.once('close', () => {
-      // A client that keeps its connection would hold up the stop until the grace is over.
-      if (this.#isStopping) request.socket.destroySoon()
-    })
-    this.#handler(request, response)
-  }
-
   async #listen(): Promise<void> {
     const address = this.#address
-    // A socket file that a crash left behind would refuse us for ever.
-    if ('path' in address) await unlink(address.path).catch(() => undefined)
+    if ('path' in address) await removeStaleSocket(address.path)
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', reject)
       this.#server.listen(address, () => {
         this.#server.off('error', reject)
+        // From now on: a connection that the system could not hand over. Those that are open go on.
+        this.#server.on('error', (error) => this.#logRefused(error.message))
         resolve()
       })
     })
   }
+
+  #logRefused(reason: string): void {
+    const nowMs = this.#clock.monotonic()
+    if (nowMs - this.#refusedLoggedMs < REFUSED_LOG_INTERVAL_MS) return
+    this.#refusedLoggedMs = nowMs
+    const connections = this.#connections.count
+    this.#logger.warn(
+      { connections, connectionsMax: this.#connectionsMax, reason },
+      'a connection was refused; if clients are not to blame, raise the limit of open files (ulimit -n)',
+    )
+  }
+}
+
+/**
+ * Removes what a crash has left at the path of a unix socket: it would refuse us for ever.
+ *
+ * @throws when something else is there, which is not ours to remove
+ */
+async function removeStaleSocket(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined)
+  if (!found) return
+  if (!found.isSocket()) {
+    throw new Error('there is something that is not a socket; remove it, or set http.addr')
+  }
+  if (await isAnswering(path)) throw Object.assign(new Error('in use'), { code: 'EADDRINUSE' })
+  await unlink(path)
+}
+
+/** Whether a process listens there. Only a socket that nobody holds refuses: any other failure is a reason to leave it alone. */
+function isAnswering(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ path })
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', (error) => resolve(!('code' in error && error.code === 'ECONNREFUSED')))
+  })
 }
 
 function explain(error: unknown): string {

@@ -6,17 +6,20 @@ import type { BlobAnswer, BlobInfoAnswer, Freshness, ManifestAnswer } from '../c
 import type { BlobCache } from '../cache/blob-cache.ts'
 import type { ListingCache, Page } from '../cache/listing-cache.ts'
 import type { ManifestCache } from '../cache/manifest-cache.ts'
-import type { Repositories, Repository } from '../cache/repositories.ts'
+import type { Address, Repositories, Repository } from '../cache/repositories.ts'
+import type { Upstreams } from '../cache/upstreams.ts'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { MEDIA_TYPES } from '../oci/manifest.ts'
 import { formatReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import { RegistryError } from '../oci/registry-error.ts'
+import { parseRegistryHost, type RegistryHost } from '../oci/registry-host.ts'
 import type { Exchange, Headers } from './exchange.ts'
 import { addFreshness } from './freshness-headers.ts'
 import { matchesNone, selectRange, type ByteRange } from './range.ts'
-import { parseTarget } from './request-target.ts'
+import { findBase, parseTarget } from './request-target.ts'
 import { sendBytes } from './send-bytes.ts'
+import { checkedVia } from './via.ts'
 
 /** Page of `_catalog` when the client does not ask for a size. */
 const CATALOG_PAGE_DEFAULT = 100
@@ -29,6 +32,7 @@ export interface RegistryRoutesDeps {
   readonly manifests: ManifestCache
   readonly blobs: BlobCache
   readonly listings: ListingCache
+  readonly upstreams: Upstreams
 }
 
 export interface RegistryRoutesOptions {
@@ -36,23 +40,31 @@ export interface RegistryRoutesOptions {
   readonly prefix: string
   readonly catalogEntriesMax: number
   readonly tagsMax: number
+  /** What this cache calls itself in `Via`. */
+  readonly viaName: string
+}
+
+/** A request, and what it says about the registry that it is for. */
+interface Asked {
+  readonly exchange: Exchange
+  readonly query: URLSearchParams | undefined
+  readonly address: Address
+  /** What every path of that registry starts with here. */
+  readonly basePath: string
 }
 
 export class RegistryRoutes {
   readonly #deps: RegistryRoutesDeps
   readonly #options: RegistryRoutesOptions
-  /** What every path of the registry starts with. */
-  readonly #base: string
 
   constructor(deps: RegistryRoutesDeps, options: RegistryRoutesOptions) {
     this.#deps = deps
     this.#options = options
-    this.#base = `${options.prefix}/v2/`
   }
 
   /** Whether a request is for these routes. */
   matches(url: string): boolean {
-    return url.startsWith(this.#base) || pathOf(url) === this.#base.slice(0, -1)
+    return findBase(pathOf(url), this.#options.prefix) !== undefined
   }
 
   /**
@@ -66,49 +78,41 @@ export class RegistryRoutes {
     const path = pathOf(url)
     const query =
       path.length < url.length ? new URLSearchParams(url.slice(path.length + 1)) : undefined
-    if (path.length < this.#base.length) {
-      exchange.send(301, { Location: this.#base })
+    const base = findBase(path, this.#options.prefix)
+    if (base && path.length < base.path.length) {
+      exchange.send(301, { Location: base.path })
       return
     }
-    const target = parseTarget(path.slice(this.#base.length))
+    const target = base && parseTarget(path.slice(base.path.length))
     if (!target) throw new RegistryError('NAME_UNKNOWN', { detail: { path: path.slice(0, 255) } })
     exchange.handler = target.kind
+    const address = addressOf(exchange, base.registry, query)
+    const asked: Asked = { exchange, query, address, basePath: base.path }
     switch (target.kind) {
       case 'base':
+        this.#deps.repositories.scopeOf(address)
         exchange.send(200, { 'Content-Type': 'application/json' }, '{}')
         return
       case 'catalog':
-        return this.#catalog(exchange, query)
+        return this.#catalog(asked)
       case 'manifest':
-        return this.#manifest(
-          exchange,
-          this.#locate(exchange, target.name, query),
-          target.reference,
-        )
+        return this.#manifest(exchange, this.#locate(asked, target.name), target.reference)
       case 'blob':
-        return this.#blob(exchange, this.#locate(exchange, target.name, query), target.digest)
+        return this.#blob(exchange, this.#locate(asked, target.name), target.digest)
       case 'tags':
-        return this.#tags(exchange, target.name, query)
+        return this.#tags(asked, target.name)
       case 'referrers':
-        return this.#referrers(exchange, target.name, target.digest, query)
+        return this.#referrers(asked, target.name, target.digest)
     }
   }
 
-  #locate(
-    exchange: Exchange,
-    name: RepositoryName,
-    query: URLSearchParams | undefined,
-  ): Repository {
-    const { repositories } = this.#deps
-    const namespace = query?.get('ns')
-    if (namespace && !repositories.serves(namespace)) {
-      const code = exchange.handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
-      const reason = `this cache does not serve the registry ${namespace.slice(0, 255)}`
-      throw new RegistryError(code, { detail: { reason } })
-    }
-    const repository = repositories.locate(name)
+  #locate({ address, exchange }: Asked, name: RepositoryName): Repository {
+    const via = checkedVia(exchange.header('via'), this.#options.viaName)
+    const code = exchange.handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
+    const repository = this.#deps.repositories.locate(address, name, code, via)
     exchange.repository = repository.storedName
     exchange.upstream = repository.upstream.name
+    exchange.namespace = repository.namespace
     return repository
   }
 
@@ -118,11 +122,12 @@ export class RegistryRoutes {
     reference: Reference,
   ): void | Promise<void> {
     const { manifests } = this.#deps
+    const { deadlineMs } = exchange
     exchange.reference = formatReference(reference)
     const answer =
       reference.kind === 'tag'
-        ? manifests.byTag(repository, reference.tag)
-        : manifests.byDigest(repository, reference.digest)
+        ? manifests.byTag(repository, reference.tag, deadlineMs)
+        : manifests.byDigest(repository, reference.digest, deadlineMs)
     if (reference.kind === 'tag' && !acceptsLists(exchange)) {
       return this.#withoutList(exchange, repository, answer)
     }
@@ -137,10 +142,11 @@ export class RegistryRoutes {
     repository: Repository,
     pending: ManifestAnswer | Promise<ManifestAnswer>,
   ): Promise<void> {
+    const { manifests } = this.#deps
     const answer = await pending
     const isList = answer.mediaType === MEDIA_TYPES.dockerList
-    const image = isList ? await this.#deps.manifests.amd64Of(repository, answer) : undefined
-    this.#sendManifest(exchange, image ?? answer)
+    const image = isList && (await manifests.amd64Of(repository, answer, exchange.deadlineMs))
+    this.#sendManifest(exchange, image || answer)
   }
 
   #sendManifest(exchange: Exchange, { bytes, digest, freshness, mediaType }: ManifestAnswer): void {
@@ -157,7 +163,7 @@ export class RegistryRoutes {
   #blob(exchange: Exchange, repository: Repository, digest: Digest): void | Promise<void> {
     exchange.digest = digest
     if (exchange.isHead) {
-      const answer = this.#deps.blobs.info(repository, digest)
+      const answer = this.#deps.blobs.info(repository, digest, exchange.deadlineMs)
       const send = ({ freshness, sizeBytes }: BlobInfoAnswer): void => {
         const headers = this.#blobHeaders(exchange, digest, freshness)
         const { part, status } = selectPart(exchange, digest, sizeBytes, headers)
@@ -167,7 +173,7 @@ export class RegistryRoutes {
       }
       return answer instanceof Promise ? answer.then(send) : send(answer)
     }
-    const answer = this.#deps.blobs.get(repository, digest)
+    const answer = this.#deps.blobs.get(repository, digest, exchange.deadlineMs)
     return answer instanceof Promise
       ? answer.then((late) => this.#sendBlob(exchange, digest, late))
       : this.#sendBlob(exchange, digest, answer)
@@ -180,6 +186,10 @@ export class RegistryRoutes {
       return this.#sendPart(exchange, answer, { headers, part, status })
     }
     answer.discard()
+    if (status === 416 && answer.confirmed) {
+      // Beyond an end that is only announced: if that is wrong, the range is right.
+      return answer.confirmed().then(() => exchange.send(status, headers))
+    }
     exchange.send(status, headers)
   }
 
@@ -188,15 +198,13 @@ export class RegistryRoutes {
     answer: BlobAnswer,
     { headers, part, status }: { headers: Headers; part: ByteRange; status: number },
   ): void | Promise<void> {
-    const bytes = answer.open(part.first)
+    const bytes = answer.open(part.first, part.last)
     if (Buffer.isBuffer(bytes)) {
       exchange.send(status, headers, bytes.subarray(part.first, part.last + 1))
       return
     }
     headers['Content-Length'] = part.last - part.first + 1
     exchange.begin(status, headers)
-    // The first bytes may be a while: clients give up when they see no headers.
-    exchange.response.flushHeaders()
     return sendBytes(exchange.response, bytes, part, (count) => {
       exchange.sentBytes += count
     })
@@ -212,12 +220,9 @@ export class RegistryRoutes {
     })
   }
 
-  async #tags(
-    exchange: Exchange,
-    name: RepositoryName,
-    query: URLSearchParams | undefined,
-  ): Promise<void> {
-    const repository = this.#locate(exchange, name, query)
+  async #tags(asked: Asked, name: RepositoryName): Promise<void> {
+    const { exchange, query } = asked
+    const repository = this.#locate(asked, name)
     const count = countIn(query)
     const page: Page = {
       // Renovate asks for 10,000 at a time; a shorter page with a link is what the specification offers.
@@ -230,29 +235,31 @@ export class RegistryRoutes {
       isEmpty ? { ...page, count: undefined } : page,
     )
     const headers = this.#withFreshness(exchange, freshness, {})
-    if (next && !isEmpty) headers['Link'] = this.#link(`${name}/tags/list`, pageQuery(next))
+    if (next && !isEmpty) headers['Link'] = linkTo(asked, `${name}/tags/list`, pageQuery(next))
     // The name as the client spelled it: that is the one it knows.
     exchange.sendJson(200, headers, { name, tags: isEmpty ? [] : tags })
   }
 
-  async #catalog(exchange: Exchange, query: URLSearchParams | undefined): Promise<void> {
+  async #catalog(asked: Asked): Promise<void> {
+    const { address, exchange, query } = asked
+    const { listings, repositories: all, upstreams } = this.#deps
+    const scope = all.scopeOf(address)
     const count = countIn(query) ?? Math.min(CATALOG_PAGE_DEFAULT, this.#options.catalogEntriesMax)
     if (count > this.#options.catalogEntriesMax) {
       throw new RegistryError('PAGINATION_NUMBER_INVALID', { detail: { n: count } })
     }
     const last = query?.get('last') ?? undefined
-    const { next, repositories } = await this.#deps.listings.catalog({ count, last })
-    const headers: Headers = next ? { Link: this.#link('_catalog', pageQuery(next)) } : {}
+    const { next, repositories } = await listings.catalog(
+      { count, last },
+      scope && ((storedName) => upstreams.nameAt(scope, storedName)),
+    )
+    const headers: Headers = next ? { Link: linkTo(asked, '_catalog', pageQuery(next)) } : {}
     exchange.sendJson(200, headers, { repositories })
   }
 
-  async #referrers(
-    exchange: Exchange,
-    name: RepositoryName,
-    digest: Digest,
-    query: URLSearchParams | undefined,
-  ): Promise<void> {
-    const repository = this.#locate(exchange, name, query)
+  async #referrers(asked: Asked, name: RepositoryName, digest: Digest): Promise<void> {
+    const { exchange, query } = asked
+    const repository = this.#locate(asked, name)
     exchange.digest = digest
     const artifactType = query?.get('artifactType') ?? undefined
     const page = query?.get('page') ?? undefined
@@ -263,7 +270,7 @@ export class RegistryRoutes {
     if (answer.nextPage !== undefined) {
       const parameters = new URLSearchParams({ page: answer.nextPage })
       if (artifactType !== undefined) parameters.set('artifactType', artifactType)
-      headers['Link'] = this.#link(`${name}/referrers/${digest}`, parameters)
+      headers['Link'] = linkTo(asked, `${name}/referrers/${digest}`, parameters)
     }
     exchange.send(200, headers, answer.bytes)
   }
@@ -272,10 +279,28 @@ export class RegistryRoutes {
     exchange.freshness = freshness
     return addFreshness(headers, freshness, this.#deps.clock.now())
   }
+}
 
-  #link(path: string, parameters: URLSearchParams): string {
-    return `<${this.#base}${path}?${parameters.toString()}>; rel="next"`
+/** @throws {RegistryError} for an `ns` that is no registry's name */
+function addressOf(
+  { boundUpstream, handler, request }: Exchange,
+  prefix: RegistryHost | undefined,
+  query: URLSearchParams | undefined,
+): Address {
+  const text = query?.get('ns') ?? ''
+  const ns = parseRegistryHost(text)
+  if (text !== '' && !ns) {
+    const code = handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
+    const reason = `this cache does not serve the registry ${text.slice(0, 255)}`
+    throw new RegistryError(code, { detail: { reason } })
   }
+  return { bound: boundUpstream, host: request.headers.host, prefix, ns }
+}
+
+/** To the next page, addressed as this one was. */
+function linkTo({ address, basePath }: Asked, path: string, parameters: URLSearchParams): string {
+  if (address.ns) parameters.set('ns', address.ns)
+  return `<${basePath}${path}?${parameters.toString()}>; rel="next"`
 }
 
 /** Which part of a blob is asked for, and how it is answered. Adds `Content-Range` to the headers. */

@@ -7,6 +7,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
+import { RegistryError } from '../oci/registry-error.ts'
 import type { AccessLog } from '../telemetry/access-log.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { errorResponse, type ErrorResponseOptions } from './error-response.ts'
@@ -44,7 +45,8 @@ export class RequestHandler {
     this.#commonHeaders = ['Docker-Distribution-Api-Version', 'registry/2.0', ...configured]
   }
 
-  handle(request: IncomingMessage, response: ServerResponse): void {
+  /** @param boundUpstream that of the listener, if it has one */
+  handle(request: IncomingMessage, response: ServerResponse, boundUpstream?: string): void {
     const { app, metrics, registry } = this.#deps
     if (!registry.matches(request.url ?? '')) {
       app(request, response)
@@ -52,7 +54,13 @@ export class RequestHandler {
     }
     const exchange = new Exchange(
       { clock: this.#deps.clock, commonHeaders: this.#commonHeaders },
-      { request, response, requestId: randomUUID(), remoteAddress: remoteAddress(request) },
+      {
+        request,
+        response,
+        requestId: randomUUID(),
+        remoteAddress: remoteAddress(request),
+        boundUpstream,
+      },
     )
     metrics.httpInFlight.inc()
     response.on('close', () => this.#account(exchange))
@@ -67,13 +75,14 @@ export class RequestHandler {
   #fail(exchange: Exchange, error: unknown): void {
     const { response } = exchange
     const { body, headers, isExpected, status } = errorResponse(error, this.#options)
-    const reason = error instanceof Error ? error.message : String(error)
-    exchange.failure = detailOf(body.errors[0]?.detail) ?? reason
+    exchange.failure = causeOf(error) ?? detailOf(body.errors[0]?.detail) ?? messageOf(error)
     if (response.headersSent) {
       // Too late for an error answer: an end short of the announced length is the only truth left.
       response.destroy()
       return
     }
+    // An error is no outcome of the cache, whatever there was to be sent before it.
+    exchange.freshness = undefined
     exchange.sendJson(status, headers, body)
     const { requestId } = exchange
     if (!isExpected)
@@ -137,6 +146,16 @@ function remoteAddress(request: IncomingMessage): string {
   }
   // An IPv4 client of a socket that takes both kinds.
   return request.socket.remoteAddress?.replace(/^::ffff:(?=\d+\.)/, '') ?? '-'
+}
+
+/** What an upstream has said: more than clients are told. */
+function causeOf(error: unknown): string | undefined {
+  if (!(error instanceof RegistryError)) return undefined
+  return error.cause instanceof Error ? error.cause.message : undefined
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
 
 function detailOf(detail: unknown): string | undefined {

@@ -9,6 +9,7 @@ import {
   type RepositoryName,
 } from '../oci/reference.ts'
 import { RegistryError } from '../oci/registry-error.ts'
+import { parsePathName, type RegistryHost } from '../oci/registry-host.ts'
 
 export type RequestTarget =
   | { readonly kind: 'base' }
@@ -17,6 +18,30 @@ export type RequestTarget =
   | { readonly kind: 'blob'; readonly name: RepositoryName; readonly digest: Digest }
   | { readonly kind: 'tags'; readonly name: RepositoryName }
   | { readonly kind: 'referrers'; readonly name: RepositoryName; readonly digest: Digest }
+
+/** Where the registry's own part of a path begins. */
+export interface RegistryBase {
+  /** All up to and including `/v2/`. */
+  readonly path: string
+  /** The registry that stands before it, as in `/ghcr.io/v2/`. */
+  readonly registry: RegistryHost | undefined
+}
+
+/**
+ * @param path the request's, without the query
+ * @param prefix `http.prefix`: empty, or `/x`
+ * @returns undefined for what is not the registry's
+ */
+export function findBase(path: string, prefix: string): RegistryBase | undefined {
+  const usual = `${prefix}/v2/`
+  if (path.startsWith(usual) || path === usual.slice(0, -1)) {
+    return { path: usual, registry: undefined }
+  }
+  if (!path.startsWith(`${prefix}/`)) return undefined
+  const [, component = ''] = /^([^/]+)\/v2(?:\/|$)/.exec(path.slice(prefix.length + 1)) ?? []
+  const registry = parsePathName(component)
+  return registry && { path: `${prefix}/${component}/v2/`, registry }
+}
 
 /**
  * @param path the request's path after `/v2/`, without the query

@@ -36,6 +36,12 @@ describe('freshness headers', () => {
     expect(addFreshness({}, freshness, NOW_MS)['Age']).toBe(0)
   })
 
+  it('tell an old answer that saves pulls from one that replaces a failure', () => {
+    const freshness = { outcome: 'stale', asOfMs: 0, staleCause: 'saving-pulls' } as const
+    const status = addFreshness({}, freshness, NOW_MS)['Cache-Status']
+    expect(status).toBe('layover; hit; detail=stale-saving-pulls')
+  })
+
   it('warn of an old answer in one short line of ASCII', () => {
     const staleReason = `bad "news"\r\nSet-Cookie: x=1\u2028\\ ${'x'.repeat(1000)}`
     const freshness = { outcome: 'stale', asOfMs: 0, staleReason } as const
