@@ -1,41 +1,19 @@
-// The commands. What they need of the process is handed in, and they answer with an exit code: 0 for done, 1
-// for a failure, 2 for a mistake in the call or the configuration.
+// The commands: what they are called, and what they take. What they do is in cli/. They answer with an exit code:
+// 0 for done, 1 for a failure, 2 for a mistake in the call or the configuration, 3 for a purge that left something.
 
-import { readFile } from 'node:fs/promises'
-import { get } from 'node:http'
-import { Command, CommanderError } from 'commander'
-import type { Clock } from './clock.ts'
-import { formatConfiguration } from './config/format.ts'
-import { ConfigurationError, loadConfiguration, type LoadedConfiguration } from './config/load.ts'
-import type { Configuration } from './config/schema.ts'
-import { startService } from './service.ts'
-import { createLogger, type Destination } from './telemetry/logger.ts'
+import { Command, CommanderError, Option } from 'commander'
+import { checkConfiguration } from './cli/check-configuration.ts'
+import { EXIT_CODES, EXIT_OK, EXIT_USAGE, type CliDeps } from './cli/deps.ts'
+import { askHealth } from './cli/health.ts'
+import { purge, type PurgeOptions } from './cli/purge.ts'
+import { scrub } from './cli/scrub.ts'
+import { serve } from './cli/serve.ts'
+import type { ServerOptions } from './cli/server.ts'
+import { showUsage, type UsageOptions } from './cli/usage.ts'
 
-export interface CliDeps {
-  readonly clock: Clock
-  readonly environment: Readonly<Record<string, string | undefined>>
-  readonly version: string
-  readonly storageWorkerUrl: URL
-  /** Used when neither the call nor the environment names a file. */
-  readonly defaultConfigurationPath: string
-  /** For what the user asked to see. */
-  readonly print: (text: string) => void
-  /** For messages about the call. */
-  readonly complain: (text: string) => void
-  readonly logDestination: Destination
-  readonly accessDestination: Destination
-  /** Resolves when the process is asked to stop. */
-  readonly stopRequested: Promise<string>
-  /** Takes what is to be told of an error that nobody caught. */
-  readonly onBug: (report: (error: unknown) => void) => void
+interface FileOptions {
+  readonly config?: string
 }
-
-export const EXIT_OK = 0
-export const EXIT_FAILURE = 1
-export const EXIT_USAGE = 2
-
-/** Shorter than the 5 s that the Dockerfile gives the check. */
-const HEALTH_TIMEOUT_MS = 4_000
 
 /** @param args what follows the program's name */
 export async function runCli(args: readonly string[], deps: CliDeps): Promise<number> {
@@ -45,29 +23,63 @@ export async function runCli(args: readonly string[], deps: CliDeps): Promise<nu
     .version(deps.version)
     .exitOverride()
     .configureOutput({ writeOut: deps.print, writeErr: deps.complain })
-  program
-    .command('serve', { isDefault: true })
-    .description('serve the cache')
-    .argument('[file]', 'configuration: a config.yml of registry:2 or registry:3, or a proxy.yml')
-    .option('--config <file>', 'the same as the argument')
-    .action(async (file: string | undefined, options: { config?: string }) => {
-      exitCode = await serve(options.config ?? file, deps)
+    .addHelpText('after', `\n${EXIT_CODES}`)
+  const onFile = (
+    name: string,
+    run: (file: string | undefined, deps: CliDeps) => Promise<number>,
+  ): Command =>
+    program
+      // Without a command it serves.
+      .command(name, { isDefault: name === 'serve' })
+      .argument('[file]', 'configuration: a config.yml of registry:2 or registry:3, or a proxy.yml')
+      .option('--config <file>', 'the same as the argument')
+      .action(async (file: string | undefined, options: FileOptions) => {
+        exitCode = await run(options.config ?? file, deps)
+      })
+  const onServer = (name: string): Command =>
+    program
+      .command(name)
+      .option('--config <file>', 'the configuration that the server runs with')
+      .option('--root <directory>', 'or the root directory that it serves from')
+      .addHelpText('after', `\n${EXIT_CODES}`)
+  onFile('serve', serve).description('serve the cache')
+  onFile('check-config', checkConfiguration).description(
+    'print the effective configuration, or every mistake in it',
+  )
+  onFile('health', askHealth).description(
+    'ask the server that runs with this configuration whether it is alive',
+  )
+  onServer('du')
+    .description('show what takes the space, by upstream, repository and last use')
+    .addOption(
+      new Option('--by <table>', 'this table only, whole').choices([
+        'upstream',
+        'repository',
+        'age',
+      ]),
+    )
+    .option('--json', 'all of it as one JSON document, sizes in bytes')
+    .action(async (options: UsageOptions) => {
+      exitCode = await showUsage(options, deps)
     })
-  program
-    .command('check-config')
-    .description('print the effective configuration, or every mistake in it')
-    .argument('[file]', 'configuration')
-    .option('--config <file>', 'the same as the argument')
-    .action(async (file: string | undefined, options: { config?: string }) => {
-      exitCode = await checkConfiguration(options.config ?? file, deps)
+  onServer('purge')
+    .description('remove images from the cache that runs; what is in use stays')
+    .argument(
+      '[image]',
+      'repository, repository:tag, repository@digest; * and ** stand for anything',
+    )
+    .option('--upstream <host>', 'what comes from this registry')
+    .option('--unused-for <duration>', 'what nobody has asked for in this time: 7d, 12h')
+    .option('--dry-run', 'only list what would go, and how much that is')
+    .option('--force', 'what storage.retention pins too; without a pattern an image goes anyway')
+    .option('--json', 'a line of JSON for each thing, and one with the sums')
+    .action(async (image: string | undefined, options: PurgeOptions) => {
+      exitCode = await purge(image, options, deps)
     })
-  program
-    .command('health')
-    .description('ask the server that runs with this configuration whether it is alive')
-    .argument('[file]', 'configuration')
-    .option('--config <file>', 'the same as the argument')
-    .action(async (file: string | undefined, options: { config?: string }) => {
-      exitCode = await askHealth(options.config ?? file, deps)
+  onServer('scrub')
+    .description('read all stored blobs again now, and set aside what is damaged')
+    .action(async (options: ServerOptions) => {
+      exitCode = await scrub(options, deps)
     })
   program
     .command('version')
@@ -81,106 +93,4 @@ export async function runCli(args: readonly string[], deps: CliDeps): Promise<nu
     return error.exitCode === 0 ? EXIT_OK : EXIT_USAGE
   }
   return exitCode
-}
-
-async function checkConfiguration(file: string | undefined, deps: CliDeps): Promise<number> {
-  const loaded = await load(file, deps)
-  if (!loaded) return EXIT_USAGE
-  for (const warning of loaded.warnings) deps.complain(`warning: ${warning}\n`)
-  deps.print(formatConfiguration(loaded.configuration))
-  return EXIT_OK
-}
-
-/** For a container's HEALTHCHECK: the image has no curl. */
-async function askHealth(file: string | undefined, deps: CliDeps): Promise<number> {
-  const loaded = await load(file, deps)
-  if (!loaded) return EXIT_USAGE
-  const { listen } = loaded.configuration.http
-  const target =
-    'path' in listen
-      ? { socketPath: listen.path }
-      : { host: localHost(listen.host), port: listen.port }
-  return new Promise((resolve) => {
-    const asking = get({ ...target, path: '/livez', timeout: HEALTH_TIMEOUT_MS }, (response) => {
-      response.resume()
-      resolve(response.statusCode === 200 ? EXIT_OK : EXIT_FAILURE)
-    })
-    asking.once('timeout', () => asking.destroy(new Error('no answer in time')))
-    asking.once('error', (error) => {
-      deps.complain(`not alive: ${error.message}\n`)
-      resolve(EXIT_FAILURE)
-    })
-  })
-}
-
-/** An address that stands for all of this machine's is asked on the loopback. */
-function localHost(host: string | undefined): string {
-  return host === undefined || host === '0.0.0.0' || host === '::' ? '127.0.0.1' : host
-}
-
-async function serve(file: string | undefined, deps: CliDeps): Promise<number> {
-  const loaded = await load(file, deps)
-  if (!loaded) return EXIT_USAGE
-  const { configuration, warnings } = loaded
-  const { clock, logDestination } = deps
-  const logger = createLogger({ clock, destination: logDestination }, configuration.log)
-  deps.onBug((err) => logger.error({ err, isBug: true }, 'an error that nobody caught'))
-  for (const warning of warnings) logger.warn(warning)
-  try {
-    const { accessDestination, storageWorkerUrl, version } = deps
-    const userAgent = `layover/${version}`
-    const service = await startService(configuration, {
-      clock,
-      logger,
-      accessDestination,
-      storageWorkerUrl,
-      userAgent,
-    })
-    logger.info(startLine(configuration, service.url))
-    if (service.debugUrl) logger.info(`health and metrics on ${service.debugUrl}`)
-    const signal = await deps.stopRequested
-    logger.info(`${signal}: finishing what is under way; send it again to stop at once`)
-    await service.stop()
-    logger.info('stopped')
-    return EXIT_OK
-  } catch (error) {
-    logger.error({ err: error }, 'cannot serve')
-    return EXIT_FAILURE
-  }
-}
-
-/** What, where, and how to use it, in one line. */
-function startLine({ http, proxy, storage }: Configuration, listenUrl: string): string {
-  const url = http.host === undefined ? listenUrl : `${http.host.replace(/\/$/, '')}${http.prefix}`
-  return (
-    `Registry configured as a proxy cache to ${proxy.remoteUrl}: ` +
-    `serving on ${url}, keeping data in ${storage.rootDirectory}. ` +
-    `Point a client at it: {"registry-mirrors": ["${url}"]} in Docker's daemon.json`
-  )
-}
-
-/** @returns undefined after having said what is wrong */
-async function load(
-  file: string | undefined,
-  deps: CliDeps,
-): Promise<LoadedConfiguration | undefined> {
-  const { complain, environment } = deps
-  const path = file ?? environment['REGISTRY_CONFIGURATION_PATH'] ?? deps.defaultConfigurationPath
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error)
-    complain(`cannot read the configuration ${path}: ${reason}\n`)
-    return undefined
-  }
-  try {
-    return loadConfiguration({ text, path }, environment)
-  } catch (error) {
-    if (!(error instanceof ConfigurationError)) throw error
-    complain(`${error.message}\n`)
-    // A misspelt key may be the reason.
-    for (const warning of error.warnings) complain(`warning: ${warning}\n`)
-    return undefined
-  }
 }

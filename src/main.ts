@@ -3,12 +3,20 @@
 
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { setFlagsFromString } from 'node:v8'
 import { runCli } from './cli.ts'
 import { systemClock } from './clock.ts'
 import { openDestination } from './telemetry/logger.ts'
 
 /** What a process ended by that signal would exit with. */
 const EXIT_AT_ONCE = 130
+/** The same, for a pipe that nobody reads. */
+const EXIT_UNREAD = 141
+
+// undici's HTTP parser is WebAssembly. To optimize it takes 35 MB for a moment, at the first request, and gains what no
+// measurement shows.
+setFlagsFromString('--no-wasm-tier-up')
+setFlagsFromString('--no-wasm-dynamic-tiering')
 
 const manifestUrl = new URL('../package.json', import.meta.url)
 const { version } = JSON.parse(readFileSync(manifestUrl, 'utf8')) as { version: string }
@@ -27,13 +35,22 @@ const stopRequested = new Promise<string>((resolve) => {
   }
 })
 
+/** The stream is made when something is printed: a server writes to the descriptor by other means. */
+function print(text: string): void {
+  if (process.stdout.listenerCount('error') === 0) {
+    // Whoever reads it has seen enough: `layover du | head`.
+    process.stdout.on('error', () => process.exit(EXIT_UNREAD))
+  }
+  process.stdout.write(text)
+}
+
 const exitCode = await runCli(process.argv.slice(2), {
   clock: systemClock,
   environment: process.env,
   version,
   storageWorkerUrl: new URL('./storage/storage-worker.js', import.meta.url),
   defaultConfigurationPath: fileURLToPath(new URL('../proxy.yml', import.meta.url)),
-  print: (text) => void process.stdout.write(text),
+  print,
   complain: (text) => void process.stderr.write(text),
   logDestination,
   accessDestination,

@@ -1,51 +1,48 @@
 // The composition root: configuration → objects → start and stop, in the order in which they are told here.
 // The only file that knows every part; no part knows it.
 
-import { readFile } from 'node:fs/promises'
+import { randomBytes } from 'node:crypto'
 import type { RequestListener } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
 import type { DestinationStream, Logger } from 'pino'
+import { Administration } from './cache/administration.ts'
 import { BlobCache } from './cache/blob-cache.ts'
 import { ContentMemory } from './cache/content-memory.ts'
-import { Janitor } from './cache/janitor.ts'
 import { ListingCache } from './cache/listing-cache.ts'
 import { ManifestCache } from './cache/manifest-cache.ts'
 import { Membership } from './cache/membership.ts'
 import { Repositories } from './cache/repositories.ts'
-import { Retention } from './cache/retention.ts'
-import { StorageGuard } from './cache/storage-guard.ts'
 import { TagTable } from './cache/tag-table.ts'
-import { UpstreamHealth } from './cache/upstream-health.ts'
 import type { Clock } from './clock.ts'
-import { formatDuration } from './config/duration.ts'
-import type { Configuration, RedisConfiguration } from './config/schema.ts'
+import { parseAge } from './config/duration.ts'
+import type { Configuration } from './config/schema.ts'
+import { adminApp } from './http/admin-routes.ts'
+import { AdminSocket } from './http/admin-socket.ts'
 import { debugApp, publicApp } from './http/app.ts'
 import { Listener } from './http/listener.ts'
+import { openFilesMax } from './http/open-files.ts'
 import { RegistryRoutes } from './http/registry-routes.ts'
 import { RequestHandler } from './http/request-handler.ts'
-import { BlobStore } from './storage/blob-store.ts'
-import {
-  InMemoryDescriptorCache,
-  noDescriptorCache,
-  type DescriptorCache,
-} from './storage/descriptor-cache.ts'
-import { Digester } from './storage/digester.ts'
-import { FileWriter } from './storage/file-writer.ts'
+import { createHousekeeping, openStorage } from './service-storage.ts'
+import { createUpstreams } from './service-upstreams.ts'
+import { ensureOwnDirectory } from './storage/filesystem.ts'
 import { StoragePaths } from './storage/paths.ts'
-import { RedisDescriptorCache } from './storage/redis-descriptor-cache.ts'
-import { RepositoryIndex } from './storage/repository-index.ts'
-import { SpoolDirectory } from './storage/spool-directory.ts'
-import { StorageThread } from './storage/storage-thread.ts'
 import { storageCheck } from './storage/storage-check.ts'
-import { UsageIndex } from './storage/usage-index.ts'
 import { AccessLog } from './telemetry/access-log.ts'
 import { fileCheck, httpCheck, tcpCheck } from './telemetry/health-checks.ts'
 import { Health } from './telemetry/health.ts'
 import { Metrics } from './telemetry/metrics.ts'
-import { UpstreamClient } from './upstream/upstream-client.ts'
 
 /** Registry's default; the key only turns the check on. */
 const STORAGE_CHECK_DEFAULT = { intervalMs: 10_000, threshold: 3 }
+
+/** More than a cluster has clients; idle ones take about 6 KB each. */
+const CONNECTIONS_MAX = 16_384
+/** Monitoring and people. */
+const DEBUG_CONNECTIONS_MAX = 256
+
+/** Tells caches on one way from each other. */
+const VIA_ID_BYTES = 6
 
 export interface ServiceDeps {
   readonly clock: Clock
@@ -53,6 +50,8 @@ export interface ServiceDeps {
   readonly accessDestination: DestinationStream
   /** The compiled worker: see storage/storage-thread.ts. */
   readonly storageWorkerUrl: URL
+  /** Of the process, for credential helpers. */
+  readonly environment: Readonly<Record<string, string | undefined>>
   /** For the upstream's logs: `layover/1.2.3`. */
   readonly userAgent: string
 }
@@ -60,9 +59,16 @@ export interface ServiceDeps {
 export interface Service {
   /** Where clients reach it. */
   readonly url: string
+  /** Where one upstream alone is reached. */
+  readonly boundUrls: readonly { readonly upstream: string; readonly url: string }[]
   readonly debugUrl: string | undefined
   /** Stops taking requests, lets those under way finish, and writes everything down. Idempotent. */
   stop(): Promise<void>
+}
+
+/** Where the commands reach the process that serves from a directory. */
+export function adminSocketPath(rootDirectory: string): string {
+  return new StoragePaths(rootDirectory).adminSocket
 }
 
 /** @throws when the directory or the address cannot be had, with what to do about it */
@@ -70,119 +76,146 @@ export async function startService(
   configuration: Configuration,
   deps: ServiceDeps,
 ): Promise<Service> {
+  const paths = new StoragePaths(configuration.storage.rootDirectory)
+  // Before anything else touches the volume: is it ours alone?
+  await ensureOwnDirectory(paths.temporary)
+  const socket = new AdminSocket(deps, {
+    path: paths.adminSocket,
+    temporaryDirectory: paths.temporary,
+    rootDirectory: paths.root,
+  })
+  await socket.claim()
+  try {
+    return await startOn(paths, socket, configuration, deps)
+  } catch (error) {
+    await socket.stop()
+    throw error
+  }
+}
+
+async function startOn(
+  paths: StoragePaths,
+  socket: AdminSocket,
+  configuration: Configuration,
+  deps: ServiceDeps,
+): Promise<Service> {
   const { clock, logger } = deps
-  const { http, log, proxy, storage: storageOptions } = configuration
+  const { http, log, proxy } = configuration
   const metrics = new Metrics()
   const health = new Health({ clock })
 
-  // Bytes at rest. The spool makes the directories, the index opens in milliseconds or is rebuilt later.
-  const paths = new StoragePaths(storageOptions.rootDirectory)
-  const thread = new StorageThread({ workerUrl: deps.storageWorkerUrl })
-  const writer = new FileWriter({ thread, paths })
-  const digester = new Digester({ thread })
-  const blobStore = new BlobStore({ paths, writer, digester })
-  const index = new RepositoryIndex({ paths, writer })
-  const storage = new StorageGuard({ logger, metrics })
-  const spools = new SpoolDirectory({
-    paths,
-    digester,
+  const storage = await openStorage(configuration, {
     clock,
-    onStorageFailure: (error) => storage.report(error),
+    logger,
+    metrics,
+    workerUrl: deps.storageWorkerUrl,
   })
-  await spools.start()
-  const usage = await UsageIndex.open({ paths, writer, logger })
-  const descriptors = await createDescriptorCache(configuration, { clock, logger })
   await health.add({
     ...STORAGE_CHECK_DEFAULT,
     ...configuration.health.storageDriver,
-    ...storageCheck({ paths, writer }),
+    ...storageCheck(storage),
   })
 
-  // The remote registry. Nothing is asked before the first client asks: it may be down.
-  const upstream = new UpstreamClient(
-    {
+  // The remote registries. Nothing is asked before the first client asks: they may be down.
+  const viaName = `1.1 layover-${randomBytes(VIA_ID_BYTES).toString('hex')}`
+  const upstreams = await createUpstreams(proxy, {
+    clock,
+    environmentProxy: proxy.environmentProxy,
+    userAgent: deps.userAgent,
+    viaName,
+    depsOf: (upstream) => ({
       clock,
       logger,
       onRequest: ({ durationMs, kind, method, status }) => {
-        const labels = { upstream: upstream.name, kind }
-        metrics.upstreamRequests.inc({ ...labels, method, code: status ?? 'error' })
-        metrics.upstreamDuration.observe(labels, durationMs / 1000)
+        metrics.upstreamRequests.inc({ upstream, kind, method, code: status ?? 'error' })
+        metrics.upstreamDuration.observe({ upstream, kind }, durationMs / 1000)
       },
-    },
-    {
-      name: new URL(proxy.remoteUrl).host,
-      remoteUrl: proxy.remoteUrl,
-      username: proxy.username,
-      password: proxy.password,
-      allowedRealms: proxy.allowedRealms,
-      environmentProxy: proxy.environmentProxy,
-      userAgent: deps.userAgent,
-    },
-  )
+      environment: deps.environment,
+      onLoginChange: ({ isFailing }) => {
+        metrics.loginFailing.set({ upstream }, Number(isFailing))
+      },
+      onRateLimit: ({ limit, remaining }) => {
+        metrics.rateLimitRemaining.set({ upstream }, remaining)
+        if (limit !== undefined) metrics.rateLimitLimit.set({ upstream }, limit)
+      },
+    }),
+  })
+  for (const { credentials, name } of [proxy.main, ...proxy.others]) {
+    if (credentials) metrics.loginFailing.set({ upstream: name }, 0)
+  }
+  health.addNotes(() => upstreams.problems)
 
-  // The core: rights, freshness, downloads, retention.
+  const housekeeping = await createHousekeeping(configuration.storage, storage, {
+    clock,
+    logger,
+    metrics,
+    upstreams,
+    onUnlinked: (link) => {
+      membership.forget(link)
+      if (link.kind === 'manifest') tags.forget(link.repository, link.digest)
+    },
+    onRemoved: (digest) => blobs.forget(digest),
+  })
+
+  // The core: rights, freshness, downloads.
+  const { budget, inventory, janitor } = housekeeping
+  const { descriptors, guard, repositories: index, spools } = storage
   const memory = new ContentMemory()
-  const retention = new Retention(
-    { clock, logger },
-    { ttlMs: proxy.ttlMs, ttlText: formatDuration(proxy.ttlMs) },
-  )
-  const membership = new Membership({ index, retention, storage })
-  const tags = new TagTable({ clock, index, storage }, { ttlMs: proxy.tagTtlMs })
-  const manifests = new ManifestCache({
+  const membership = new Membership({ index, inventory, storage: guard })
+  const tags = new TagTable({ clock, index, storage: guard })
+  const core = {
     clock,
     logger,
     metrics,
-    blobs: blobStore,
+    blobs: storage.blobs,
+    budget,
+    inventory,
     memory,
     membership,
-    retention,
-    storage,
-    tags,
-    health: new UpstreamHealth({ clock }),
-  })
-  const blobs = new BlobCache({
-    clock,
-    logger,
-    metrics,
-    blobs: blobStore,
-    descriptors,
-    memory,
-    membership,
-    retention,
-    spools,
-    storage,
-  })
-  const listings = new ListingCache({ clock, index, storage }, { ttlMs: proxy.tagTtlMs })
-  const janitor = new Janitor(
+    storage: guard,
+  }
+  const manifests = new ManifestCache({ ...core, tags })
+  const blobs = new BlobCache({ ...core, descriptors, spools })
+  const listings = new ListingCache({ clock, index, storage: guard })
+
+  const administration = new Administration(
     {
       clock,
       logger,
       metrics,
-      retention,
-      paths,
-      blobs: blobStore,
+      blobs: storage.blobs,
       repositories: index,
-      spools,
-      usage,
-      onUnlinked: (link) => {
-        membership.forget(link)
-        if (link.kind === 'manifest') tags.forget(link.repository, link.digest)
-      },
+      index: storage.index,
+      inventory,
+      budget,
+      retention: housekeeping.retention,
+      remover: housekeeping.remover,
+      upstream: upstreams.main,
       onRemoved: (digest) => blobs.forget(digest),
     },
     {
-      partialMaxAgeMs: storageOptions.partialPurgeEnabled ? storageOptions.partialMaxAgeMs : 0,
-      partialPurgeIntervalMs: storageOptions.partialPurgeIntervalMs,
+      server: deps.userAgent,
+      rootDirectory: paths.root,
+      scrub: configuration.storage.scrub,
     },
   )
+  const admin = adminApp({ logger, administration, parseAge })
 
   // The edge.
   const registry = new RegistryRoutes(
-    { clock, repositories: new Repositories({ upstream }), manifests, blobs, listings },
+    {
+      clock,
+      repositories: new Repositories({ upstreams, logger }),
+      manifests,
+      blobs,
+      listings,
+      upstreams,
+    },
     {
       prefix: http.prefix,
       catalogEntriesMax: configuration.catalog.entriesMax,
       tagsMax: configuration.tags.tagsMax,
+      viaName,
     },
   )
   const accessLog = log.accessLogEnabled
@@ -199,15 +232,30 @@ export async function startService(
     },
     { headers: http.headers, rateLimitStatus: proxy.rateLimitStatus },
   )
+  const connectionsMax = connectionsMaxOf(openFilesMax(), 1 + http.listeners.length)
   const listener = new Listener(
-    { clock, handler: (request, response) => handler.handle(request, response) },
-    { address: http.listen },
+    { clock, logger, handler: (request, response) => handler.handle(request, response) },
+    { address: http.listen, connectionsMax },
   )
-  const debug = http.debug && debugApp({ health, metrics }, http.debug)
+  const boundListeners = http.listeners.map(({ listen, upstream }) => ({
+    upstream,
+    listener: new Listener(
+      {
+        clock,
+        logger,
+        handler: (request, response) => handler.handle(request, response, upstream),
+      },
+      { address: listen, connectionsMax },
+    ),
+  }))
+  const debug = http.debug && debugApp({ admin, health, metrics }, http.debug)
   const debugListener =
     http.debug &&
     debug &&
-    new Listener({ clock, handler: listenerOf(debug) }, { address: http.debug.listen })
+    new Listener(
+      { clock, logger, handler: listenerOf(debug) },
+      { address: http.debug.listen, connectionsMax: DEBUG_CONNECTIONS_MAX },
+    )
 
   // Start: checks, then the doors, then the housekeeping, which must not delay them.
   const checks = [
@@ -217,27 +265,42 @@ export async function startService(
   ]
   void Promise.all(checks.map((check) => health.add(check)))
   await debugListener?.start()
+  for (const bound of boundListeners) await bound.listener.start()
   await listener.start()
   await janitor.start()
-  upstream.warmUp()
+  administration.start()
+  socket.serve(listenerOf(admin))
+  upstreams.main.registry.warmUp()
 
   // Stop: the same in reverse. Downloads that are cut here go on at the next start.
   const stop = async (): Promise<void> => {
     health.drain()
-    await listener.stop(http.drainTimeoutMs)
-    await blobs.stop()
+    const listeners = [listener, ...boundListeners.map((bound) => bound.listener)]
+    await Promise.all(listeners.map((each) => each.stop(http.drainTimeoutMs)))
+    socket.serve(undefined)
+    await Promise.all([blobs.stop(), administration.stop()])
     await janitor.stop()
     health.stop()
     await debugListener?.stop(0)
-    await Promise.all([upstream.close(), thread.close(), descriptors.close()])
-    await usage.close()
+    await Promise.all([upstreams.close(), storage.close()])
+    // The next one may come.
+    await socket.stop()
   }
   let stopped: Promise<void> | undefined
   return {
     url: `${listener.url}${http.prefix}`,
+    boundUrls: boundListeners.map((bound) => ({
+      upstream: bound.upstream,
+      url: `${bound.listener.url}${http.prefix}`,
+    })),
     debugUrl: debugListener?.url,
     stop: () => (stopped ??= stop()),
   }
+}
+
+/** Of each listener: an answer needs a file, or a connection to an upstream, beside the client's connection. */
+function connectionsMaxOf(openFilesMax = Infinity, listeners = 1): number {
+  return Math.min(CONNECTIONS_MAX, Math.floor(openFilesMax / 2 / listeners))
 }
 
 function listenerOf(app: ReturnType<typeof publicApp>): RequestListener {
@@ -245,32 +308,4 @@ function listenerOf(app: ReturnType<typeof publicApp>): RequestListener {
   const answer = getRequestListener(app.fetch, { overrideGlobalObjects: false })
   // It answers its own errors.
   return (request, response) => void answer(request, response)
-}
-
-async function createDescriptorCache(
-  { redis, storage }: Configuration,
-  deps: { clock: Clock; logger: Logger },
-): Promise<DescriptorCache> {
-  const { descriptorCache } = storage
-  if (descriptorCache.kind === 'inmemory') return new InMemoryDescriptorCache(descriptorCache)
-  if (descriptorCache.kind === 'none' || !redis) return noDescriptorCache
-  return new RedisDescriptorCache(deps, { ...redis, tls: await readTlsFiles(redis.tls) })
-}
-
-async function readTlsFiles(
-  tls: RedisConfiguration['tls'],
-): Promise<
-  { certificate: string | undefined; key: string | undefined; rootCas: string[] } | undefined
-> {
-  if (!tls) return undefined
-  const { certificatePath, keyPath, rootCaPaths } = tls
-  return {
-    certificate: await readText(certificatePath),
-    key: await readText(keyPath),
-    rootCas: await Promise.all(rootCaPaths.map((path) => readFile(path, 'utf8'))),
-  }
-}
-
-async function readText(path: string | undefined): Promise<string | undefined> {
-  return path === undefined ? undefined : readFile(path, 'utf8')
 }

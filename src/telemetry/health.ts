@@ -24,6 +24,7 @@ export class Health {
   readonly #clock: Clock
   readonly #states: CheckState[] = []
   readonly #timers = new Map<CheckState, CancelTimer>()
+  readonly #notes: (() => readonly string[])[] = []
   #isDraining = false
 
   constructor(deps: { clock: Clock }) {
@@ -35,6 +36,22 @@ export class Health {
     const state: CheckState = { check, failuresInARow: 0, reason: '' }
     this.#states.push(state)
     await this.#run(state)
+  }
+
+  /** Worth telling an operator, and never a reason to call this process unhealthy. */
+  addNotes(notes: () => readonly string[]): void {
+    this.#notes.push(notes)
+  }
+
+  /** One line each; empty when there is nothing to tell. */
+  notes(): readonly string[] {
+    return this.#notes.flatMap((notes) => notes())
+  }
+
+  /** The checks that pass, by name. */
+  passing(): readonly string[] {
+    const failing = this.failures()
+    return this.#states.map(({ check }) => check.name).filter((name) => !(name in failing))
   }
 
   /** From now on load balancers should send nothing more. */

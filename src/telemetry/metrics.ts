@@ -66,6 +66,24 @@ export class Metrics {
     buckets: DURATION_BUCKETS,
     registers: [this.registry],
   })
+  readonly loginFailing = new Gauge({
+    name: 'layover_upstream_login_failing',
+    help: '1 while the upstream refuses the credentials that are configured, or they cannot be read',
+    labelNames: ['upstream'],
+    registers: [this.registry],
+  })
+  readonly rateLimitLimit = new Gauge({
+    name: 'layover_upstream_ratelimit_limit',
+    help: 'Pulls that the upstream allows within its window, as it said last',
+    labelNames: ['upstream'],
+    registers: [this.registry],
+  })
+  readonly rateLimitRemaining = new Gauge({
+    name: 'layover_upstream_ratelimit_remaining',
+    help: 'Pulls that the upstream still allows, as it said last',
+    labelNames: ['upstream'],
+    registers: [this.registry],
+  })
   readonly fillsRunning = new Gauge({
     name: 'layover_fills_running',
     help: 'Blob downloads from upstreams that are under way',
@@ -89,6 +107,38 @@ export class Metrics {
     help: 'Blobs whose bytes were removed because no repository linked them any more',
   })
 
+  readonly evictedBlobs = this.#counter('layover_evicted_blobs_total', {
+    help: 'Blobs removed to make room, least recently used first',
+  })
+  readonly evictedBytes = this.#counter('layover_evicted_bytes_total', {
+    help: 'Bytes on disk that were freed to make room',
+  })
+  readonly purgedBlobs = this.#counter('layover_purged_blobs_total', {
+    help: 'Blobs that an operator had removed',
+  })
+  readonly purgedBytes = this.#counter('layover_purged_bytes_total', {
+    help: 'Bytes on disk that were freed by what an operator had removed',
+  })
+  readonly notKept = this.#counter('layover_not_kept_total', {
+    help: 'Blobs and manifests that were served but not kept, since there was no room for them',
+    labels: ['type'],
+  })
+  readonly storageUsed = this.#gauge('layover_storage_used_bytes', {
+    help: 'What the cache takes on disk',
+  })
+  readonly storageReserved = this.#gauge('layover_storage_reserved_bytes', {
+    help: 'Room on disk that running downloads have been promised',
+  })
+  readonly storageLimit = this.#gauge('layover_storage_limit_bytes', {
+    help: 'What the cache may take on disk: storage.maxsize, or what storage.minfree leaves',
+  })
+  readonly storedBlobs = this.#gauge('layover_stored_blobs', {
+    help: 'Blobs on disk, manifests included',
+  })
+  readonly scrubbedBytes = this.#counter('layover_scrubbed_bytes_total', {
+    help: 'Bytes on disk that were read and hashed again, to see whether they still match',
+  })
+
   constructor() {
     // Dashboards divide by these: they start at 0, as registry's do.
     for (const type of CONTENT_TYPES) {
@@ -102,6 +152,10 @@ export class Metrics {
         counter.inc({ type }, 0)
       }
     }
+  }
+
+  #gauge(name: string, { help }: { help: string }): Gauge {
+    return new Gauge({ name, help, registers: [this.registry] })
   }
 
   #counter(name: string, { help, labels = [] }: { help: string; labels?: string[] }): Counter {
