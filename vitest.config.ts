@@ -4,8 +4,10 @@ export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],
     exclude: ['test/e2e/**', 'node_modules/**'],
+    provide: { matrixForm: 'short' },
     testTimeout: 30_000,
     hookTimeout: 30_000,
+    setupFiles: ['test/support/leak-check.ts'],
     pool: 'forks',
     maxWorkers: 2,
   },

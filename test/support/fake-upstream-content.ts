@@ -1,7 +1,7 @@
 // What the fake upstream holds: repositories with their manifests, tags and blobs. A blob is in a
 // repository only if it was added there.
 
-import { digestOf, type Digest } from '../../src/oci/digest.ts'
+import { digestOf, type Digest, type DigestAlgorithm } from '../../src/oci/digest.ts'
 import type { TestBlob, TestImage, TestIndex } from './images.ts'
 
 export interface StoredManifest {
@@ -37,8 +37,14 @@ export class FakeUpstreamContent {
     return digest
   }
 
-  addManifest(name: string, bytes: Buffer, mediaType: string, tag?: string): Digest {
-    const digest = digestOf(bytes)
+  addManifest(
+    name: string,
+    bytes: Buffer,
+    mediaType: string,
+    tag?: string,
+    algorithm: DigestAlgorithm = 'sha256',
+  ): Digest {
+    const digest = digestOf(bytes, algorithm)
     this.#repository(name).manifests.set(digest, { bytes, digest, mediaType })
     if (tag !== undefined) this.moveTag(name, tag, digest)
     return digest

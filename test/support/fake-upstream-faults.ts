@@ -72,6 +72,8 @@ export interface RedirectFault {
   readonly relative?: true
   /** The chain leads to the CDN's port. */
   readonly crossHost?: true
+  /** To the CDN by a signed URL: one that works once, or one that is refused with 403. For blobs. */
+  readonly signed?: 'once' | 'expired'
   /** Default 307. */
   readonly status?: number
 }
@@ -82,65 +84,154 @@ const HTML = '<!DOCTYPE html><html><body><h1>Sign in to the hotel Wi-Fi</h1></bo
 
 const HTML_HEADERS = { 'Content-Type': 'text/html; charset=utf-8', 'Docker-Content-Digest': null }
 
-/** The usual faults. To be narrowed with a match: `no-head` is meant for `{ method: 'HEAD' }`. */
-export const NAMED_FAULTS = {
-  hang: { hangBeforeHeaders: true },
-  'cut-before-headers': { cutAtByte: 'before-headers' },
-  'cut-at-start': { cutAtByte: 0 },
-  'cut-in-first-chunk': { cutAtByte: 100 },
-  'cut-at-64k': { cutAtByte: 65_536 },
-  'cut-at-last-byte': { cutAtByte: 'last' },
-  'reset-before-headers': { cutAtByte: 'before-headers', cutBy: 'rst' },
-  'reset-at-64k': { cutAtByte: 65_536, cutBy: 'rst' },
-  'not-http': { notHttp: true },
-  'short-body': { truncateTo: 10 },
-  'long-body': { appendBytes: 1 },
-  'wrong-first-byte': { flipByteAt: 0 },
-  'digest-header-missing': { headers: { 'Docker-Content-Digest': null } },
-  'digest-header-wrong': { headers: { 'Docker-Content-Digest': WRONG_DIGEST } },
-  chunked: { framing: 'chunked' },
-  'no-content-length': { framing: 'close' },
-  gzip: { contentEncoding: 'gzip' },
-  'html-200': { body: HTML, headers: HTML_HEADERS },
-  'html-404': { status: 404, body: HTML, headers: HTML_HEADERS },
-  unauthorized: { status: 401 },
-  denied: { status: 403 },
-  'not-found': { status: 404 },
-  'no-head': { status: 405 },
-  'rate-limited': { status: 429 },
-  'rate-limited-60s': { status: 429, headers: { 'Retry-After': '60' } },
-  'rate-limited-until-date': {
-    status: 429,
-    headers: { 'Retry-After': 'Fri, 01 Jan 2027 00:00:00 GMT' },
-  },
-  'rate-limited-absurdly': { status: 429, headers: { 'Retry-After': '99999999999999999999' } },
-  'rate-limited-as-text': {
-    status: 429,
-    body: 'Too Many Requests\n',
-    headers: { 'Content-Type': 'text/plain' },
-  },
-  'internal-error': { status: 500 },
-  'bad-gateway': { status: 502, body: HTML, headers: HTML_HEADERS },
-  unavailable: { status: 503 },
-  'gateway-timeout': { status: 504 },
-  'redirect-relative': { redirect: { relative: true } },
-  'redirect-cross-host': { redirect: { crossHost: true } },
-  'redirect-loop': { redirect: { loop: true } },
-  'redirect-without-location': { status: 307 },
-  'range-ignored': { range: 'ignored' },
-  'range-refused': { range: 'refused' },
-  'range-shifted': { range: 'shifted' },
-  garbage: { body: '\u0000{"token": not json' },
-  'huge-body': { appendBytes: 10_000_000 },
-  'no-expiry': { mergeJson: { expires_in: null } },
-  'link-to-other-host': {
-    headers: { Link: '<https://example.invalid/v2/x/tags/list>; rel="next"' },
-  },
-  'link-upwards': { headers: { Link: '</v2/../../secret?n=1&last=a>; rel="next"' } },
-  'link-malformed': { headers: { Link: '<<<>;;;rel=next' } },
-} as const satisfies Record<string, Fault>
+/** Longer than any answer here, so that its end never comes. */
+const LENGTH_TOO_LONG_BYTES = 2_000_000
 
-export type FaultName = keyof typeof NAMED_FAULTS
+/** The usual faults, each with what it does. To be narrowed with a match: `no-head` is meant for HEAD. */
+const TABLE = {
+  // Time.
+  slow: ['waits a moment before the headers', { latencyMs: 15 }],
+  throttled: ['sends 6 MB a second', { bytesPerSecond: 6_000_000 }],
+  dripping: ['sends 16 bytes at a time', { drip: { bytes: 16, intervalMs: 1 } }],
+  hang: ['never answers', { hangBeforeHeaders: true }],
+  'hang-after-headers': ['sends headers, then nothing', { hangAtByte: 0 }],
+  'hang-in-body': ['sends ten bytes, then nothing', { hangAtByte: 10 }],
+
+  // The connection.
+  'cut-before-headers': ['ends without an answer', { cutAtByte: 'before-headers' }],
+  'cut-at-start': ['ends after the headers', { cutAtByte: 0 }],
+  'cut-in-first-chunk': ['ends after 100 bytes', { cutAtByte: 100 }],
+  'cut-at-64k': ['ends after 64 KiB', { cutAtByte: 65_536 }],
+  'cut-at-last-byte': ['ends before the last byte', { cutAtByte: 'last' }],
+  'reset-before-headers': [
+    'resets without an answer',
+    { cutAtByte: 'before-headers', cutBy: 'rst' },
+  ],
+  'reset-at-start': ['resets after the headers', { cutAtByte: 0, cutBy: 'rst' }],
+  'reset-in-first-chunk': ['resets after 100 bytes', { cutAtByte: 100, cutBy: 'rst' }],
+  'reset-at-64k': ['resets after 64 KiB', { cutAtByte: 65_536, cutBy: 'rst' }],
+  'reset-at-last-byte': ['resets before the last byte', { cutAtByte: 'last', cutBy: 'rst' }],
+  'not-http': ['answers as an SSH server', { notHttp: true }],
+
+  // The body and its length.
+  'empty-body': ['a clean answer of no bytes', { truncateTo: 0 }],
+  'short-body': ['a clean answer of ten bytes', { truncateTo: 10 }],
+  'long-body': ['a clean answer, one byte too long', { appendBytes: 1 }],
+  'huge-body': ['10 MB more than there should be', { appendBytes: 10_000_000 }],
+  'wrong-first-byte': ['the first byte is inverted', { flipByteAt: 0 }],
+  'length-too-long': ['Content-Length is too large', { contentLength: LENGTH_TOO_LONG_BYTES }],
+  'length-too-short': ['Content-Length is 20', { contentLength: 20 }],
+  'no-content-length': ['the end of the connection is the end', { framing: 'close' }],
+  chunked: ['chunks instead of Content-Length', { framing: 'chunked' }],
+  gzip: ['compressed, although identity was asked for', { contentEncoding: 'gzip' }],
+  brotli: ['the same with br', { contentEncoding: 'br' }],
+  'unknown-encoding': [
+    'says that it is compressed in a way that nobody knows',
+    { contentEncoding: 'unheard-of' },
+  ],
+  garbage: ['neither JSON nor anything else', { body: '\u0000{"token": not json' }],
+  'html-200': ['200 with a web page', { body: HTML, headers: HTML_HEADERS }],
+  'digest-header-missing': [
+    'no Docker-Content-Digest',
+    { headers: { 'Docker-Content-Digest': null } },
+  ],
+  'digest-header-wrong': [
+    'the Docker-Content-Digest of something else',
+    { headers: { 'Docker-Content-Digest': WRONG_DIGEST } },
+  ],
+
+  // Statuses.
+  unauthorized: ['401, whatever the request carries', { status: 401 }],
+  denied: ['403', { status: 403 }],
+  'not-found': ['404', { status: 404 }],
+  'html-404': ['404 with a web page', { status: 404, body: HTML, headers: HTML_HEADERS }],
+  'no-head': ['405, for HEAD', { status: 405 }],
+  'rate-limited': ['429', { status: 429 }],
+  'rate-limited-60s': [
+    '429 with Retry-After: 60',
+    { status: 429, headers: { 'Retry-After': '60' } },
+  ],
+  'rate-limited-until-date': [
+    '429 with a date in Retry-After',
+    { status: 429, headers: { 'Retry-After': 'Fri, 01 Jan 2027 00:00:00 GMT' } },
+  ],
+  'rate-limited-absurdly': [
+    '429 with a Retry-After of ages',
+    { status: 429, headers: { 'Retry-After': '99999999999999999999' } },
+  ],
+  'rate-limited-as-text': [
+    '429 without JSON',
+    { status: 429, body: 'Too Many Requests\n', headers: { 'Content-Type': 'text/plain' } },
+  ],
+  'internal-error': ['500', { status: 500 }],
+  'bad-gateway': ['502 with a web page', { status: 502, body: HTML, headers: HTML_HEADERS }],
+  unavailable: ['503', { status: 503 }],
+  'unavailable-120s': [
+    '503 with Retry-After: 120',
+    { status: 503, headers: { 'Retry-After': '120' } },
+  ],
+  'gateway-timeout': ['504', { status: 504 }],
+
+  // Redirects.
+  'redirect-relative': ['to another path, without a host', { redirect: { relative: true } }],
+  'redirect-cross-host': ['to another host', { redirect: { crossHost: true } }],
+  'redirect-thrice': ['three hops', { redirect: { hops: 3 } }],
+  'redirect-11-hops': ['eleven hops', { redirect: { hops: 11 } }],
+  'redirect-loop': ['to itself', { redirect: { loop: true } }],
+  'redirect-without-location': ['307 and no Location', { status: 307 }],
+  'redirect-to-http': ['to plain http', { redirect: { location: 'http://127.0.0.1:9/blob' } }],
+  'redirect-to-loopback': [
+    'to 127.0.0.1, where nobody listens',
+    { redirect: { location: 'http://127.0.0.1:9/blob' } },
+  ],
+  'redirect-to-loopback-6': ['to [::1]', { redirect: { location: 'http://[::1]:9/blob' } }],
+  'redirect-to-link-local': [
+    'to the metadata service of a cloud',
+    { redirect: { location: 'http://169.254.169.254/latest/meta-data/' } },
+  ],
+  'redirect-signed': ['to the CDN, by a URL that works once', { redirect: { signed: 'once' } }],
+  'redirect-expired': [
+    'to the CDN, by a URL that has expired',
+    { redirect: { signed: 'expired' } },
+  ],
+
+  // Ranges.
+  'range-ignored': ['200 with everything', { range: 'ignored' }],
+  'range-refused': ['416', { range: 'refused' }],
+  'range-shifted': ['206 with the range one byte further on', { range: 'shifted' }],
+
+  // Tokens and lists.
+  'no-expiry': ['a token without expires_in', { mergeJson: { expires_in: null } }],
+  'no-token': ['an answer without a token', { mergeJson: { token: null, access_token: null } }],
+  'link-to-other-host': [
+    'the next page is at another host',
+    { headers: { Link: '<https://example.invalid/v2/x/tags/list>; rel="next"' } },
+  ],
+  'link-upwards': [
+    'the next page is outside of the registry',
+    { headers: { Link: '</v2/../../secret?n=1&last=a>; rel="next"' } },
+  ],
+  'link-malformed': ['no Link by any grammar', { headers: { Link: '<<<>;;;rel=next' } }],
+  'link-endless': [
+    'a Link of 8 KiB',
+    { headers: { Link: `</v2/x/tags/list?last=${'a'.repeat(8192)}>; rel="next"` } },
+  ],
+} as const satisfies Record<string, readonly [about: string, fault: Fault]>
+
+export type FaultName = keyof typeof TABLE
+
+type NamedFaults = { readonly [Name in FaultName]: (typeof TABLE)[Name][1] }
+
+/** By name: what to tell the upstream. */
+export const NAMED_FAULTS = mapped(([, fault]) => fault) as NamedFaults
+
+/** By name: what it does, in a few words. */
+export const FAULT_NOTES = mapped(([about]) => about)
+
+function mapped<T>(of: (entry: readonly [string, Fault]) => T): Readonly<Record<FaultName, T>> {
+  const entries = Object.entries(TABLE).map(([name, entry]) => [name, of(entry)])
+  return Object.fromEntries(entries) as Record<FaultName, T>
+}
 
 /** Later ones win, but headers add up. */
 export function combined(faults: readonly Fault[]): Fault {

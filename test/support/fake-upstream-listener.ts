@@ -1,22 +1,34 @@
 // A server on 127.0.0.1 that can go away and come back under the same port.
 
 import { createServer, type RequestListener } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { Socket } from 'node:net'
+
+export interface TlsOptions {
+  readonly cert: string
+  readonly key: string
+}
 
 export class FakeListener {
   readonly #onRequest: RequestListener
+  readonly #tls: TlsOptions | undefined
   readonly #sockets = new Set<Socket>()
   #close: (() => Promise<void>) | undefined
-  #port = 0
+  #port: number
   #accepted = 0
 
-  constructor(onRequest: RequestListener) {
+  constructor(
+    onRequest: RequestListener,
+    { port = 0, tls }: { port?: number | undefined; tls?: TlsOptions | undefined } = {},
+  ) {
     this.#onRequest = onRequest
+    this.#port = port
+    this.#tls = tls
   }
 
   /** Without a slash at the end; known once it has listened. */
   get origin(): string {
-    return `http://127.0.0.1:${this.#port}`
+    return `${this.#tls ? 'https' : 'http'}://127.0.0.1:${this.#port}`
   }
 
   get activeConnections(): number {
@@ -32,10 +44,10 @@ export class FakeListener {
   async listen(): Promise<void> {
     if (this.#close) return
     // Connections end when a test or a client says so, never by a timer.
-    const server = createServer(
-      { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, noDelay: true },
-      this.#onRequest,
-    )
+    const options = { keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0, noDelay: true }
+    const server = this.#tls
+      ? createTlsServer({ ...options, ...this.#tls }, this.#onRequest)
+      : createServer(options, this.#onRequest)
     server.on('connection', (socket) => {
       this.#accepted++
       this.#sockets.add(socket)

@@ -55,6 +55,8 @@ export interface Delivery {
   readonly onHeaders: () => void
   /** Called when bytes of the body have been handed to the kernel. */
   readonly onBytes: (sizeBytes: number) => void
+  /** Called with 1 when a fault brings the answer to a standstill, with -1 when its client has left. */
+  readonly onHang: (change: 1 | -1) => void
 }
 
 /** Sends an answer as its fault and gates say; settles when it is over, or the client has left. */
@@ -65,8 +67,14 @@ export async function deliver(response: ServerResponse, delivery: Delivery): Pro
   try {
     await deliverUntil(gone.signal, response, delivery)
   } catch (error) {
-    if (!gone.signal.aborted) throw error
+    if (!gone.signal.aborted && !isHangUp(error)) throw error
   }
+}
+
+/** A client that was killed: the write that meets its absence may fail before the response is told. */
+function isHangUp(error: unknown): boolean {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  return code === 'ECONNRESET' || code === 'EPIPE'
 }
 
 async function deliverUntil(
@@ -79,7 +87,7 @@ async function deliverUntil(
   for (const gate of gates) {
     if (gate.afterBytes === undefined) await unlessGone(gone, gate.pass())
   }
-  if (fault.hangBeforeHeaders) await unlessGone(gone, forever())
+  if (fault.hangBeforeHeaders) await hang(gone, delivery)
   if (fault.notHttp) response.socket?.end('SSH-2.0-OpenSSH_9.2p1\r\n')
   else if (fault.cutAtByte === 'before-headers') cut(response, fault)
   else {
@@ -110,14 +118,16 @@ interface Stop {
 async function sendBody(
   gone: AbortSignal,
   response: ServerResponse,
-  { fault, gates, onBytes }: Delivery,
+  delivery: Delivery,
   whole: Buffer,
 ): Promise<void> {
+  const { fault, gates, onBytes } = delivery
   const cutAt = fault.cutAtByte === 'last' ? whole.length - 1 : fault.cutAtByte
   const body = typeof cutAt === 'number' ? whole.subarray(0, Math.max(cutAt, 0)) : whole
   const pace = paceOf(fault)
   let sentBytes = 0
-  for (const { atByte, wait } of [...stopsIn(body, fault, gates), END]) {
+  const stops = stopsIn(body, fault, gates, () => hang(gone, delivery))
+  for (const { atByte, wait } of [...stops, END]) {
     const until = Math.min(atByte, body.length)
     while (sentBytes < until) {
       const portion = body.subarray(sentBytes, Math.min(until, sentBytes + pace.bytes))
@@ -135,13 +145,20 @@ async function sendBody(
 
 const END: Stop = { atByte: Infinity, wait: () => Promise.resolve() }
 
-function stopsIn(body: Buffer, fault: Fault, gates: readonly Gate[]): Stop[] {
+function stopsIn(
+  body: Buffer,
+  fault: Fault,
+  gates: readonly Gate[],
+  standStill: () => Promise<void>,
+): Stop[] {
   const stops: Stop[] = gates.flatMap((gate) =>
     gate.afterBytes === undefined
       ? []
       : [{ atByte: Math.min(gate.afterBytes, body.length), wait: () => gate.pass() }],
   )
-  if (fault.hangAtByte !== undefined) stops.push({ atByte: fault.hangAtByte, wait: forever })
+  if (fault.hangAtByte !== undefined) {
+    stops.push({ atByte: Math.min(fault.hangAtByte, body.length), wait: standStill })
+  }
   return stops.sort((a, b) => a.atByte - b.atByte)
 }
 
@@ -163,8 +180,14 @@ function written(response: ServerResponse, bytes: Buffer): Promise<void> {
   })
 }
 
-function forever(): Promise<void> {
-  return new Promise(() => {})
+/** Until the client leaves. */
+async function hang(gone: AbortSignal, { onHang }: Delivery): Promise<void> {
+  onHang(1)
+  try {
+    await unlessGone(gone, new Promise(() => {}))
+  } finally {
+    onHang(-1)
+  }
 }
 
 function unlessGone(gone: AbortSignal, promise: Promise<void>): Promise<void> {

@@ -30,7 +30,7 @@ import {
   type FaultName,
   type RedirectFault,
 } from './fake-upstream-faults.ts'
-import { FakeListener } from './fake-upstream-listener.ts'
+import { FakeListener, type TlsOptions } from './fake-upstream-listener.ts'
 import {
   matches,
   targetOf,
@@ -55,6 +55,10 @@ export interface FakeUpstreamOptions {
   readonly pathPrefix?: string
   /** By which tokens expire. */
   readonly clock?: Clock
+  /** Default: a free one. The CDN always has a free one. */
+  readonly port?: number
+  /** The registry and the CDN speak https. */
+  readonly tls?: TlsOptions
 }
 
 /** Starts a fake upstream on a free port of 127.0.0.1. The caller closes it. */
@@ -75,22 +79,28 @@ interface PlannedFault {
 export class FakeUpstream extends FakeUpstreamContent {
   /** In the order of arrival. */
   readonly requests: UpstreamRequest[] = []
-  readonly #registry = new FakeListener((request, response) =>
-    this.#serve('registry', request, response),
-  )
-  readonly #cdn = new FakeListener((request, response) => this.#serve('cdn', request, response))
+  readonly #registry: FakeListener
+  readonly #cdn: FakeListener
   readonly #auth: FakeAuth
   readonly #options: AnswerOptions
   readonly #redirectBlobs: boolean
   readonly #tokenHost: 'registry' | 'cdn'
   readonly #signatures = new Set<string>()
   readonly #bytesSent = new Map<string, number>()
+  #hanging = 0
+  #answering = 0
   #faults: PlannedFault[] = []
   #gates: { readonly match: RequestMatch; readonly gate: Gate }[] = []
 
   constructor(options: FakeUpstreamOptions) {
     super()
     const { auth = 'none', credentials, tokenExpiresInS = 300, clock = systemClock } = options
+    const { port, tls } = options
+    const serve =
+      (server: 'registry' | 'cdn') => (request: IncomingMessage, response: ServerResponse) =>
+        this.#serve(server, request, response)
+    this.#registry = new FakeListener(serve('registry'), { port, tls })
+    this.#cdn = new FakeListener(serve('cdn'), { tls })
     this.#auth = new FakeAuth(clock, {
       auth,
       credentials,
@@ -135,6 +145,16 @@ export class FakeUpstream extends FakeUpstreamContent {
     this.#bytesSent.clear()
   }
 
+  /** Answers that a fault has brought to a standstill, and whose clients still wait. */
+  get hanging(): number {
+    return this.#hanging
+  }
+
+  /** Answers that are being made or sent. */
+  get answering(): number {
+    return this.#answering
+  }
+
   /** Open connections, of both ports. */
   get activeConnections(): number {
     return this.#registry.activeConnections + this.#cdn.activeConnections
@@ -170,6 +190,12 @@ export class FakeUpstream extends FakeUpstreamContent {
     this.#faults = []
   }
 
+  /** Opens every gate, and forgets them. */
+  clearGates(): void {
+    for (const { gate } of this.#gates) gate.release()
+    this.#gates = []
+  }
+
   /** Stops matching answers before their headers, or after `afterBytes` of their bodies, until released. */
   gate(match: RequestMatch, { afterBytes }: { afterBytes?: number } = {}): Gate {
     const gate = new Gate(afterBytes)
@@ -198,7 +224,7 @@ export class FakeUpstream extends FakeUpstreamContent {
   }
 
   async close(): Promise<void> {
-    for (const { gate } of this.#gates) gate.release()
+    this.clearGates()
     await this.down()
   }
 
@@ -217,6 +243,8 @@ export class FakeUpstream extends FakeUpstreamContent {
       this.moveTag(request.repository, request.reference, fault.moveTagTo)
     }
     const gates = challenge ? [] : this.#gates.filter(({ match }) => matches(match, request))
+    this.#answering++
+    response.once('close', () => this.#answering--)
     void deliver(response, {
       answer,
       fault,
@@ -224,6 +252,7 @@ export class FakeUpstream extends FakeUpstreamContent {
       isHead: method === 'HEAD',
       onHeaders: () => (request.status = answer.status),
       onBytes: (sizeBytes) => this.#countBytes(request, answer, sizeBytes),
+      onHang: (change) => (this.#hanging += change),
     })
   }
 
@@ -257,10 +286,13 @@ export class FakeUpstream extends FakeUpstreamContent {
     if (request.kind === 'hop') return this.#hop(request, url)
     const answer = registryAnswer(request, url, this, this.#options)
     if (request.kind !== 'blob' || !this.#redirectBlobs || answer.status !== 200) return answer
+    return redirectAnswer(this.#signedUrl(request, 'once'))
+  }
+
+  #signedUrl({ repository, reference }: UpstreamRequest, works: 'once' | 'expired'): string {
     const signature = randomBytes(8).toString('hex')
-    this.#signatures.add(signature)
-    const path = `/cdn/${request.repository}/${request.reference}`
-    return redirectAnswer(`${this.cdnUrl}${path}?signature=${signature}&expires=60`)
+    if (works === 'once') this.#signatures.add(signature)
+    return `${this.cdnUrl}/cdn/${repository}/${reference}?signature=${signature}&expires=60`
   }
 
   /** As S3 and R2: signed URLs only, 400 for a request that carries credentials besides. */
@@ -276,7 +308,8 @@ export class FakeUpstream extends FakeUpstreamContent {
   }
 
   #redirect(redirect: RedirectFault, request: UpstreamRequest, url: URL): Answer {
-    const { location, loop, hops = 1, relative, crossHost, status } = redirect
+    const { location, loop, hops = 1, relative, crossHost, signed, status } = redirect
+    if (signed) return redirectAnswer(this.#signedUrl(request, signed), status)
     const host = crossHost ? this.cdnUrl : this.#base(url)
     const chain = `${relative ? host.replace(url.origin, '') : host}/hop/${hops - 1}`
     const ownUrl = url.origin + request.path

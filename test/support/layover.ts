@@ -12,6 +12,7 @@ import { createLogger } from '../../src/telemetry/logger.ts'
 import { startFakeUpstream, type FakeUpstream, type FakeUpstreamOptions } from './fake-upstream.ts'
 import { openRaw, rawGet, type RawExchange, type RawRequestOptions } from './http-client.ts'
 import type { RawResponse } from './http-client.ts'
+import type { TestImage } from './images.ts'
 import { makeTempDirectory } from './temp-directory.ts'
 import { waitFor, within } from './wait-for.ts'
 import { STORAGE_WORKER_URL } from './storage-thread.ts'
@@ -27,6 +28,9 @@ export const impatientClock: Clock = {
     systemClock.setTimer(delayMs > PAUSE_MAX_MS ? delayMs : delayMs / HASTE, run, options),
 }
 
+/** How long a check of the disk that is under way at the stop may take. */
+const SPOOL_DEADLINE_MS = 5_000
+
 type Json = Readonly<Record<string, unknown>>
 
 export interface LayoverOptions {
@@ -34,6 +38,8 @@ export interface LayoverOptions {
   readonly upstream?: FakeUpstream | FakeUpstreamOptions
   /** Sections of the configuration file, merged into those that tests need. */
   readonly configuration?: Readonly<Record<string, Json>>
+  /** Of the process, for credential helpers; default empty. */
+  readonly environment?: Readonly<Record<string, string>> | undefined
   /** Default: `impatientClock`. */
   readonly clock?: Clock
   readonly rootDirectory?: string
@@ -87,6 +93,11 @@ export class Layover {
     return this.#service?.debugUrl ?? ''
   }
 
+  /** Of the listener that is bound to an upstream. */
+  boundUrl(upstream: string): string {
+    return this.#service?.boundUrls.find((bound) => bound.upstream === upstream)?.url ?? ''
+  }
+
   /** @param configuration instead of the sections that were given first */
   async start(configuration = this.#options.configuration): Promise<void> {
     const text = JSON.stringify(this.#configuration(configuration))
@@ -101,6 +112,7 @@ export class Layover {
         write: (line) => this.accessLines.push(JSON.parse(line) as AccessLine),
       },
       storageWorkerUrl: STORAGE_WORKER_URL,
+      environment: this.#options.environment ?? {},
       userAgent: 'layover/test',
     })
   }
@@ -180,6 +192,17 @@ export class Layover {
     return found.sort()
   }
 
+  /** Pulls an image as clients do, and waits until all of it is stored. @returns the bytes of its layers */
+  async pull(name: string, reference: string, { config, layers }: TestImage): Promise<Buffer[]> {
+    await this.get(`/v2/${name}/manifests/${reference}`)
+    const bodies: Buffer[] = []
+    for (const { digest } of [config, ...layers]) {
+      bodies.push((await this.get(`/v2/${name}/blobs/${digest}`)).body)
+      await this.stored(digest)
+    }
+    return bodies.slice(1)
+  }
+
   /** Waits until a blob is where it belongs. */
   async stored(digest: string): Promise<void> {
     const file = blobFile(digest)
@@ -198,8 +221,10 @@ export class Layover {
       return this.#upstream.activeConnections === 0
     })
     if (this.#options.mayLeaveParts) return
-    // A check of the disk that was under way takes its file away after the stop.
-    await waitFor('the spool to be empty', async () => (await this.#spooled()).length === 0)
+    // Such a check takes its file away after the stop.
+    await waitFor('the spool to be empty', async () => (await this.#spooled()).length === 0, {
+      deadlineMs: SPOOL_DEADLINE_MS,
+    })
   }
 
   async #spooled(): Promise<string[]> {

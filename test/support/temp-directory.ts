@@ -5,6 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 
+const made = new Set<string>()
+
 /**
  * Makes an empty directory for the running test; it is removed after it.
  *
@@ -18,12 +20,20 @@ export async function makeTempDirectory(): Promise<string> {
 }
 
 /** The same for hooks and helpers that outlive one test. */
-export function makeDirectory(): Promise<string> {
-  return mkdtemp(join(tmpdir(), 'layover-test-'))
+export async function makeDirectory(): Promise<string> {
+  const directory = await mkdtemp(join(tmpdir(), 'layover-test-'))
+  made.add(directory)
+  return directory
+}
+
+/** Those that were made here and never removed. */
+export function leftDirectories(): string[] {
+  return [...made]
 }
 
 /** Removes a directory and all that is in it, also where a test took the permissions away. */
 export async function removeDirectory(directory: string): Promise<void> {
+  made.delete(directory)
   try {
     await rm(directory, { recursive: true, force: true, maxRetries: 3 })
   } catch {

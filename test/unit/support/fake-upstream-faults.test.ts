@@ -308,6 +308,38 @@ describe('redirects', () => {
   })
 })
 
+describe('redirects by signed URLs', () => {
+  it('work once', async () => {
+    const upstream = await start()
+    upstream.fault({ kind: 'blob' }, 'redirect-signed')
+    const { hops, response } = await followed(blobUrl(upstream))
+    expect([hops, response.status]).toEqual([1, 200])
+    expect(response.body.equals(BLOB.bytes)).toBe(true)
+  })
+
+  it('do not when they have expired', async () => {
+    const upstream = await start()
+    upstream.fault({ kind: 'blob' }, 'redirect-expired')
+    const { response } = await followed(blobUrl(upstream))
+    expect(response.status).toBe(403)
+  })
+})
+
+describe('a standstill', () => {
+  it.each(['hang', 'hang-after-headers', 'hang-in-body'] as const)(
+    'is told while it lasts (%s)',
+    async (name) => {
+      const upstream = await start()
+      upstream.fault({ kind: 'blob' }, name)
+      const request = get(blobUrl(upstream)).on('error', () => {})
+      await waitFor('the standstill', () => upstream.hanging === 1)
+      expect(upstream.answering).toBe(1)
+      request.destroy()
+      await waitFor('its end', () => upstream.hanging + upstream.answering === 0)
+    },
+  )
+})
+
 describe('planning of faults', () => {
   it('applies a fault as often as it was told, to what matches', async () => {
     const upstream = await start()

@@ -1,0 +1,5 @@
+// The process around fake-upstream-cli.ts.
+
+import { program } from './fake-upstream-cli.ts'
+
+await program.parseAsync()

@@ -1,0 +1,304 @@
+// Everything that keeps house over a real volume, wired as the service does it, without network and on a clock that
+// stands still. Content is kept as downloads keep it: room first, then bytes and links, then the notes.
+
+import { mkdir, readdir, lstat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { pino } from 'pino'
+import { onTestFinished } from 'vitest'
+import { DiskBudget, type DiskLimits } from '../../src/cache/disk-budget.ts'
+import { Evictor } from '../../src/cache/evictor.ts'
+import { Inventory } from '../../src/cache/inventory.ts'
+import { Janitor, type JanitorOptions } from '../../src/cache/janitor.ts'
+import { Pins } from '../../src/cache/pins.ts'
+import { Remover } from '../../src/cache/remover.ts'
+import { Retention, type RetentionRule } from '../../src/cache/retention.ts'
+import { VolumeScan } from '../../src/cache/volume-scan.ts'
+import { formatDuration } from '../../src/config/duration.ts'
+import { readManifest } from '../../src/oci/manifest.ts'
+import { subjectOfTag, type RepositoryName, type Tag } from '../../src/oci/reference.ts'
+import { BlobStore } from '../../src/storage/blob-store.ts'
+import { ContentIndex } from '../../src/storage/content-index.ts'
+import { Digester } from '../../src/storage/digester.ts'
+import { OwnBytes, fileCosts, type DiskSpace } from '../../src/storage/disk-space.ts'
+import { FileWriter } from '../../src/storage/file-writer.ts'
+import { StoragePaths } from '../../src/storage/paths.ts'
+import { Quarantine } from '../../src/storage/quarantine.ts'
+import { RepositoryIndex, type Link, type LinkKind } from '../../src/storage/repository-index.ts'
+import { SpoolDirectory } from '../../src/storage/spool-directory.ts'
+import type { StorageThread } from '../../src/storage/storage-thread.ts'
+import { Metrics } from '../../src/telemetry/metrics.ts'
+import { FakeClock } from './fake-clock.ts'
+import type { TestBlob, TestImage, TestManifest } from './images.ts'
+import { makeStorageThread } from './storage-thread.ts'
+import { makeTempDirectory } from './temp-directory.ts'
+
+/** A disk so large that only limits matter that a test sets. */
+const HUGE_DISK: DiskSpace = { totalBytes: 2 ** 50, freeBytes: 2 ** 50 }
+
+export const REPOSITORY = 'library/a' as RepositoryName
+export const OTHER_REPOSITORY = 'library/b' as RepositoryName
+
+export interface VolumeRigOptions {
+  readonly rules?: readonly RetentionRule[]
+  /** Default 0: nothing expires. */
+  readonly ttlMs?: number
+  readonly maxSizeBytes?: number
+  readonly disk?: () => DiskSpace
+  readonly janitor?: Partial<JanitorOptions>
+  /** Called after a link was removed. */
+  readonly onUnlinked?: (link: Link, rig: VolumeRig) => void
+  /** False: nobody has looked through the volume. */
+  readonly isScanned?: boolean
+  /** Puts into the volume what is found there. */
+  readonly fill?: (volume: { paths: StoragePaths; blobs: BlobStore }) => Promise<void>
+}
+
+/** Opens a new volume, which is looked through once if nothing else is said. It is closed with the test. */
+export async function openVolume(options: VolumeRigOptions = {}): Promise<VolumeRig> {
+  const paths = new StoragePaths(await makeTempDirectory())
+  const thread = makeStorageThread()
+  await mkdir(paths.temporary, { recursive: true })
+  const store = storageOf(thread, paths)
+  await options.fill?.({ paths, blobs: store.blobs })
+  const rig = new VolumeRig(options, paths, thread)
+  onTestFinished(() => rig.close())
+  await rig.open()
+  if (options.isScanned ?? true) await rig.janitor.scanVolume()
+  return rig
+}
+
+type Wiring = Awaited<ReturnType<typeof wire>>
+
+export class VolumeRig {
+  readonly clock = new FakeClock()
+  readonly metrics = new Metrics()
+  readonly paths: StoragePaths
+  /** What was logged. */
+  readonly log: Record<string, unknown>[] = []
+  readonly #options: VolumeRigOptions
+  readonly #thread: StorageThread
+  #parts: Wiring | undefined
+
+  constructor(options: VolumeRigOptions, paths: StoragePaths, thread: StorageThread) {
+    this.#options = options
+    this.paths = paths
+    this.#thread = thread
+  }
+
+  get #made(): Wiring {
+    if (!this.#parts) throw new Error('the volume is not open')
+    return this.#parts
+  }
+
+  get blobs(): BlobStore {
+    return this.#made.blobs
+  }
+
+  get repositories(): RepositoryIndex {
+    return this.#made.repositories
+  }
+
+  get spools(): SpoolDirectory {
+    return this.#made.spools
+  }
+
+  get index(): ContentIndex {
+    return this.#made.index
+  }
+
+  get retention(): Retention {
+    return this.#made.retention
+  }
+
+  get inventory(): Inventory {
+    return this.#made.inventory
+  }
+
+  get pins(): Pins {
+    return this.#made.pins
+  }
+
+  get remover(): Remover {
+    return this.#made.remover
+  }
+
+  get evictor(): Evictor {
+    return this.#made.evictor
+  }
+
+  get budget(): DiskBudget {
+    return this.#made.budget
+  }
+
+  get janitor(): Janitor {
+    return this.#made.janitor
+  }
+
+  get messages(): string[] {
+    return this.log.map(({ msg }) => String(msg))
+  }
+
+  /** As a process that starts. */
+  async open(): Promise<void> {
+    this.#parts = await wire(this, this.#thread, this.#options)
+    const { blobs, budget, index, inventory } = this.#made
+    inventory.setComplete(index.isComplete)
+    if (index.hasSeenAll || (await blobs.isEmpty())) inventory.setCounted()
+    await index.markComplete(false)
+    await budget.measure()
+  }
+
+  /** As a process that was told to stop. */
+  async close(): Promise<void> {
+    if (!this.#parts) return
+    await this.janitor.stop()
+    await this.crash()
+  }
+
+  /** As a process that was killed: what it had in memory is gone. */
+  async crash(): Promise<void> {
+    const { index } = this.#made
+    this.#parts = undefined
+    await index.close()
+  }
+
+  /** Keeps a blob as a download does. @returns false when there was no room for it */
+  async keepBlob(blob: TestBlob, repository = REPOSITORY): Promise<boolean> {
+    return this.#keep(blob, { repository, digest: blob.digest, kind: 'blob' })
+  }
+
+  async keepManifest(
+    manifest: TestManifest,
+    { repository = REPOSITORY, tag }: { repository?: RepositoryName; tag?: string } = {},
+  ): Promise<boolean> {
+    const { bytes, digest } = manifest
+    const isKept = await this.#keep(manifest, { repository, digest, kind: 'manifest' })
+    this.inventory.addNames(digest, readManifest(bytes))
+    if (!isKept || tag === undefined) return isKept
+    const subject = subjectOfTag(tag as Tag)
+    if (subject) this.inventory.addCompanion(subject, digest)
+    await this.repositories.setTag(repository, tag as Tag, digest)
+    return true
+  }
+
+  /** The manifest, then all that it names, as clients pull it. */
+  async keepImage(
+    { config, layers, manifest }: TestImage,
+    options: { repository?: RepositoryName; tag?: string } = {},
+  ): Promise<boolean> {
+    let isKept = await this.keepManifest(manifest, options)
+    for (const blob of [config, ...layers]) {
+      isKept = (await this.keepBlob(blob, options.repository)) && isKept
+    }
+    return isKept
+  }
+
+  use(blob: Pick<TestBlob, 'digest'>, kind: LinkKind, repository = REPOSITORY): void {
+    this.inventory.touch({ digest: blob.digest, kind, repository })
+  }
+
+  /** What clients get of it. */
+  async isStored(...blobs: readonly Pick<TestBlob, 'digest'>[]): Promise<boolean> {
+    const found = await Promise.all(blobs.map(({ digest }) => this.blobs.stat(digest)))
+    return found.every((info) => info !== undefined)
+  }
+
+  async #keep({ bytes, digest }: TestBlob, link: Link): Promise<boolean> {
+    const { blobs, budget, inventory, repositories } = this.#made
+    const isManifest = link.kind === 'manifest'
+    const room = await budget.reserve(inventory.costOf(bytes.length, { links: 1, isManifest }))
+    if (!room) return false
+    try {
+      await blobs.put(digest, bytes, [repositories.linkFile(link)])
+      inventory.addStored(digest, bytes.length, { isManifest })
+      inventory.addLink(link)
+      return true
+    } finally {
+      room.release()
+    }
+  }
+}
+
+/** One process's objects. */
+async function wire(rig: VolumeRig, thread: StorageThread, options: VolumeRigOptions) {
+  const { clock, metrics, paths } = rig
+  const logger = pino(
+    { level: 'debug' },
+    { write: (line) => rig.log.push(JSON.parse(line) as Record<string, unknown>) },
+  )
+  const { blobs, digester, repositories, writer } = storageOf(thread, paths)
+  const spools = new SpoolDirectory({ paths, digester, clock, onStorageFailure: () => undefined })
+  await spools.start()
+  const index = await ContentIndex.open({ paths, writer, logger })
+  const retention = new Retention(
+    { clock },
+    { ttlMs: options.ttlMs ?? 0, rules: options.rules ?? [], formatTtl: formatDuration },
+  )
+  const inventory = new Inventory({ clock, logger, index, retention }, await fileCosts(paths))
+  const pins = new Pins({ index, repositories, retention })
+  const remover = new Remover({
+    blobs,
+    repositories,
+    index,
+    inventory,
+    onUnlinked: (link) => options.onUnlinked?.(link, rig),
+    onRemoved: () => undefined,
+  })
+  const deps = { clock, logger, metrics, paths, blobs, repositories, spools }
+  const house = { index, inventory, retention, pins, remover }
+  const evictor = new Evictor({ ...deps, ...house })
+  const own = new OwnBytes({ paths })
+  const budget = new DiskBudget(
+    {
+      clock,
+      logger,
+      usedBytes: () => inventory.usedBytes,
+      isCounted: () => inventory.isCounted,
+      whenCounted: () => inventory.whenCounted(),
+      otherBytes: () => own.bytes + spools.partBytesTotal,
+      measure: async () => {
+        await own.measure()
+        return options.disk?.() ?? HUGE_DISK
+      },
+      makeRoom: (neededBytes) => evictor.makeRoom(neededBytes),
+    },
+    limitsOf(options),
+  )
+  const scan = new VolumeScan({ ...deps, ...house, onRemoved: () => undefined })
+  const quarantine = new Quarantine({ paths, clock })
+  const janitor = new Janitor(
+    { ...deps, ...house, budget, quarantine, scan },
+    {
+      ttlMinMs: retention.ttlMinMs,
+      partialMaxAgeMs: 0,
+      partialPurgeIntervalMs: 0,
+      ...options.janitor,
+    },
+  )
+  return { blobs, repositories, spools, budget, evictor, janitor, ...house }
+}
+
+function storageOf(thread: StorageThread, paths: StoragePaths) {
+  const writer = new FileWriter({ thread, paths })
+  const digester = new Digester({ thread })
+  const blobs = new BlobStore({ paths, writer, digester })
+  return { writer, digester, blobs, repositories: new RepositoryIndex({ paths, writer }) }
+}
+
+function limitsOf({ maxSizeBytes: bytes }: VolumeRigOptions): DiskLimits {
+  return { maxSize: bytes === undefined ? undefined : { kind: 'bytes', bytes }, minFree: undefined }
+}
+
+/** What a directory takes on disk, with all that is in it. */
+export async function allocatedBytesOf(directory: string): Promise<number> {
+  let sum = 0
+  const pending = [directory]
+  for (let place = pending.pop(); place !== undefined; place = pending.pop()) {
+    // What is removed meanwhile takes nothing.
+    const stats = await lstat(place).catch(() => undefined)
+    sum += (stats?.blocks ?? 0) * 512
+    if (!stats?.isDirectory()) continue
+    for (const name of await readdir(place).catch(() => [])) pending.push(join(place, name))
+  }
+  return sum
+}
