@@ -1,79 +1,16 @@
 // The program as operators run it: a process of its own, with arguments, variables and signals.
 
-import { spawn, type ChildProcess } from 'node:child_process'
 import { createServer } from 'node:net'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
 import { openRaw, rawGet } from '../support/http-client.ts'
 import { blobOf } from '../support/images.ts'
+import { configurationFile, Program, upstreamFor } from '../support/program.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
-import { waitFor, within } from '../support/wait-for.ts'
+import { waitFor } from '../support/wait-for.ts'
 
-const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 const MIB = 1024 * 1024
-
-class Program {
-  stdout = ''
-  stderr = ''
-  readonly exited: Promise<number | null>
-  readonly #child: ChildProcess
-
-  constructor(args: readonly string[], environment: Readonly<Record<string, string>> = {}) {
-    const env = { PATH: process.env['PATH'] ?? '', ...environment }
-    this.#child = spawn(process.execPath, [MAIN, ...args], { env })
-    this.#child.stdout?.on('data', (part: Buffer) => (this.stdout += part.toString()))
-    this.#child.stderr?.on('data', (part: Buffer) => (this.stderr += part.toString()))
-    this.exited = new Promise((resolve) => this.#child.once('close', (code) => resolve(code)))
-    onTestFinished(async () => {
-      this.#child.kill('SIGKILL')
-      await this.exited
-    })
-  }
-
-  kill(signal: NodeJS.Signals): void {
-    this.#child.kill(signal)
-  }
-
-  exitCode(): Promise<number | null> {
-    return within('the program to exit', this.exited)
-  }
-
-  /** Where it says that it serves. */
-  url(): Promise<string> {
-    return waitFor(
-      'the start line',
-      () => {
-        if (this.#child.exitCode !== null) throw new Error(`it has exited: ${this.stderr}`)
-        return /serving on (http:[^,]+),/.exec(this.stderr)?.[1]
-      },
-      { deadlineMs: 20_000 },
-    )
-  }
-}
-
-async function upstreamFor(): Promise<FakeUpstream> {
-  const upstream = await startFakeUpstream()
-  onTestFinished(() => upstream.close())
-  return upstream
-}
-
-async function configurationFile(
-  remoteUrl: string,
-  { root, more = '' }: { root?: string; more?: string } = {},
-): Promise<string> {
-  const directory = await makeTempDirectory()
-  const file = join(directory, 'config.yml')
-  const text = `version: 0.1
-storage: {filesystem: {rootdirectory: ${root ?? join(directory, 'root')}}}
-http: {addr: "127.0.0.1:0"}
-proxy: {remoteurl: "${remoteUrl}", username: somebody, password: a-secret}
-${more}`
-  await writeFile(file, text)
-  return file
-}
 
 describe('serve', () => {
   it('says in one line what it serves, where, and how to use it', async () => {
@@ -163,6 +100,7 @@ describe('serve', () => {
     expect((await client.read(4 * MIB)).length).toBe(4 * MIB)
     first.kill('SIGKILL')
     await first.exitCode()
+    expect((await client.finish()).ending).not.toBe('complete')
     gate.release()
     upstream.reset()
     const second = new Program(['serve', file])

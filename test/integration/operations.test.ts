@@ -4,6 +4,7 @@ import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { FakeClock } from '../support/fake-clock.ts'
+import { startFakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet } from '../support/http-client.ts'
 import { startLayover } from '../support/layover.ts'
 import { blobOf, buildImage } from '../support/images.ts'
@@ -160,5 +161,40 @@ describe('the access log', () => {
     await layover.get('/v2/')
     await layover.stop()
     expect(layover.accessLines).toEqual([])
+  })
+})
+
+describe('refused credentials', () => {
+  it('show in /readyz?verbose and in metrics, and old content is served meanwhile', async () => {
+    const image = buildImage()
+    const credentials = { username: 'robot', password: 'right' }
+    const upstream = await startFakeUpstream({ auth: 'bearer', credentials })
+    upstream.addImage('library/alpine', '3.20', image)
+    const proxy = { remoteurl: upstream.url, tagttl: '0s', ...credentials }
+    const { layover } = await startLayover({ upstream, configuration: { proxy } })
+    const gauge = `layover_upstream_login_failing{upstream="${new URL(upstream.url).host}"}`
+    expect((await layover.get('/v2/library/alpine/manifests/3.20')).status).toBe(200)
+    expect(await layover.metric(gauge)).toBe(0)
+
+    upstream.reset()
+    await layover.restart({ proxy: { ...proxy, password: 'wrong-pass' } })
+    const old = await layover.get('/v2/library/alpine/manifests/3.20')
+    expect([old.status, old.header('x-cache')]).toEqual([200, 'STALE'])
+    for (const tag of ['new', 'newer']) {
+      const missing = await layover.get(`/v2/library/alpine/manifests/${tag}`)
+      expect(missing.status).toBe(503)
+      expect(Number(missing.header('retry-after'))).toBeGreaterThan(50)
+    }
+    expect(upstream.count({ kind: 'token' })).toBe(1)
+    expect(await layover.metric(gauge)).toBe(1)
+    for (const url of [layover.url, layover.debugUrl]) {
+      const ready = await rawGet(`${url}/readyz?verbose`)
+      expect(ready.status).toBe(200)
+      expect(ready.body.toString()).toMatch(
+        /^storagedriver_filesystem: ok\nupstream 127\.0\.0\.1:\d+: credentials refused since 2.*; tried again in \d+ s, or when they change\nok\n$/,
+      )
+      expect((await rawGet(`${url}/readyz`)).body.toString()).toBe('ok\n')
+    }
+    expect(JSON.stringify([layover.log, layover.accessLines])).not.toContain('wrong-pass')
   })
 })

@@ -101,6 +101,24 @@ describe.each(['cold', 'warm', 'warm and small'] as const)('a range of a %s blob
   })
 })
 
+describe('a range of a blob whose length is a lie', () => {
+  it('beyond a false end is not refused for good', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(SIZE, 'false end')
+    upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, { truncateTo: 100_000 }, { times: 1 })
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    const headers = { Range: 'bytes=700000-' }
+    const refused = await layover.get(path, { headers })
+    expect([refused.status, refused.header('retry-after')]).toEqual([503, '5'])
+    expect(refused.body.toString()).toContain('sent wrong bytes')
+    const answer = await layover.get(path, { headers })
+    expect(answer.status).toBe(206)
+    expect(answer.body.equals(blob.bytes.subarray(700_000))).toBe(true)
+    await layover.stored(blob.digest)
+  })
+})
+
 describe('a range of a blob that is arriving', () => {
   it('is answered at once, whether its bytes are here or not', async () => {
     const { layover, upstream } = await startLayover()

@@ -4,9 +4,10 @@
 import { mkdir, readdir, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
+import type { FakeUpstream } from '../support/fake-upstream.ts'
 import { FakeClock } from '../support/fake-clock.ts'
 import { startLayover, type Layover } from '../support/layover.ts'
-import { blobOf, buildImage } from '../support/images.ts'
+import { blobOf, buildImage, type TestBlob } from '../support/images.ts'
 import { waitFor } from '../support/wait-for.ts'
 
 const NAME = 'library/alpine'
@@ -101,6 +102,38 @@ describe('a download that a stop has cut', () => {
   })
 })
 
+/** Starts over a part file that is made of the blob's bytes. */
+async function startWithPart(
+  change: (bytes: Buffer) => Buffer,
+): Promise<{ layover: Layover; upstream: FakeUpstream; blob: TestBlob; path: string }> {
+  const { layover, upstream } = await startLayover()
+  const blob = blobOf(2 * MIB, 'complete part')
+  upstream.addBlob(NAME, blob)
+  await layover.stop()
+  const part = `layover/spool/${blob.digest.replace(':', '-')}.part`
+  await writeFile(join(layover.rootDirectory, part), change(blob.bytes))
+  await layover.start()
+  return { layover, upstream, blob, path: `/v2/${NAME}/blobs/${blob.digest}` }
+}
+
+describe('a download that a crash has left complete, but not stored', () => {
+  it('costs one byte', async () => {
+    const { blob, layover, path, upstream } = await startWithPart((bytes) => bytes)
+    expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+    expect(upstream.bytesSent(blob.digest)).toBe(1)
+  })
+
+  it.each([1, 100])('begins again if there are %i bytes too many', async (surplusBytes) => {
+    const { blob, layover, path, upstream } = await startWithPart((bytes) =>
+      Buffer.concat([bytes, Buffer.alloc(surplusBytes)]),
+    )
+    expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+    expect(upstream.bytesSent(blob.digest)).toBe(2 * MIB)
+  })
+})
+
 describe('a disk that refuses', () => {
   it.each([1000, 3 * MIB])('the spool serves %i bytes all the same', async (sizeBytes) => {
     const { layover, upstream } = await startLayover()
@@ -147,6 +180,25 @@ describe('a disk that refuses', () => {
     expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
     await layover.stored(blob.digest)
   })
+
+  it.each([1000, MIB])(
+    'is told again of the link to %i bytes that it did not take',
+    async (sizeBytes) => {
+      const { layover, upstream } = await startLayover()
+      const blob = blobOf(sizeBytes, 'link')
+      upstream.addBlob(NAME, blob)
+      const path = `/v2/${NAME}/blobs/${blob.digest}`
+      const mend = await breakDirectory(layover, 'docker/registry/v2/repositories')
+      expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+      await layover.stored(blob.digest)
+      await waitFor('the error to be logged', () => storageErrors(layover) > 0)
+      await mend()
+      await layover.get(path)
+      await layover.restart()
+      await upstream.down()
+      expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    },
+  )
 
   it('serves manifests all the same, fresh ones from memory', async () => {
     const { layover, upstream } = await startLayover()

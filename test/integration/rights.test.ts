@@ -27,6 +27,32 @@ describe('a blob stored through one repository', () => {
     expect(upstream.count({ repository: OTHER, method: 'GET' })).toBe(0)
   })
 
+  it('is told to be absent in the same words as what is stored nowhere, though not in the log', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(1000, 'private')
+    const image = buildImage({ seed: 'private' })
+    upstream.addBlob(PRIVATE, blob)
+    upstream.addImage(PRIVATE, '1', image)
+    upstream.addBlob(OTHER, blobOf(1, 'something else'))
+    await layover.get(`/v2/${PRIVATE}/blobs/${blob.digest}`)
+    await layover.stored(blob.digest)
+    await layover.get(`/v2/${PRIVATE}/manifests/${image.manifest.digest}`)
+    const nowhere = blobOf(1, 'nowhere').digest
+    const told = async (path: string): Promise<string> => {
+      const answer = await layover.get(`/v2/${OTHER}/${path}`)
+      expect(answer.status).toBe(404)
+      return answer.body.toString()
+    }
+    for (const [kind, digest] of [
+      ['blobs', blob.digest],
+      ['manifests', image.manifest.digest],
+    ] as const) {
+      expect(await told(`${kind}/${digest}`)).toBe(await told(`${kind}/${nowhere}`))
+    }
+    const { error } = await layover.lastAccessLine(6)
+    expect(error).toContain('answered 404')
+  })
+
   it.each([1000, MIB])(
     'is served under another after one HEAD under its name (%i bytes)',
     async (size) => {
@@ -61,6 +87,33 @@ describe('a blob stored through one repository', () => {
     expect(answer.body.equals(layer.bytes)).toBe(true)
     expect(upstream.count()).toBe(0)
   })
+
+  it.each([
+    ['to be had elsewhere', MEDIA_TYPES.ociManifest, { urls: ['https://layers.example/1'] }],
+    [
+      'that may not be passed on',
+      MEDIA_TYPES.dockerManifest,
+      { mediaType: 'application/vnd.docker.image.rootfs.foreign.diff.tar.gzip' },
+    ],
+    ['of a manifest of a type that registries do not look into', 'application/vnd.x+json', {}],
+  ])(
+    'is not served under another because that one names a layer %s',
+    async (_what, type, extra) => {
+      const { layover, upstream } = await startLayover()
+      const [config, secret] = [blobOf(2, 'config'), blobOf(1000, 'secret')]
+      const naming = manifestFrom(type, {
+        config: descriptorOf('application/json', config),
+        layers: [{ ...descriptorOf('application/octet-stream', secret), ...extra }],
+      })
+      upstream.addBlob(PRIVATE, secret)
+      upstream.addManifest(OTHER, naming.bytes, type, '1')
+      await layover.get(`/v2/${PRIVATE}/blobs/${secret.digest}`)
+      await layover.stored(secret.digest)
+      expect((await layover.get(`/v2/${OTHER}/manifests/1`)).status).toBe(200)
+      expect((await layover.get(`/v2/${OTHER}/blobs/${secret.digest}`)).status).toBe(404)
+      expect(upstream.count({ repository: OTHER, kind: 'blob', method: 'HEAD' })).toBe(1)
+    },
+  )
 
   it('stays out of reach when the upstream cannot be asked', async () => {
     const { layover, upstream } = await startLayover()
@@ -159,7 +212,7 @@ describe('a manifest stored through one repository', () => {
     for (const method of ['GET', 'HEAD']) {
       expect((await layover.get(path, { method })).status).toBe(404)
     }
-    expect(upstream.count({ repository: OTHER, method: 'GET' })).toBe(0)
+    expect(upstream.count({ repository: OTHER, status: 200 })).toBe(0)
   })
 
   it('is served under another after one HEAD under its name', async () => {
@@ -188,18 +241,18 @@ describe('a manifest stored through one repository', () => {
     expect(answer.body.equals(image.manifest.bytes)).toBe(true)
   })
 
-  it('is served under another without a question if an index of that one names it', async () => {
+  it('is not served under another because an index of that one names it', async () => {
+    // Registries take an index whoever has its images: naming one would be the way to get at it.
     const { layover, upstream } = await startLayover()
     const image = buildImage()
-    const index = buildIndex([image])
     upstream.addImage(PRIVATE, '1', image)
-    upstream.addImage(OTHER, '1', index)
+    const { manifest } = buildIndex([image])
+    upstream.addManifest(OTHER, manifest.bytes, manifest.mediaType, '1')
     await layover.get(`/v2/${PRIVATE}/manifests/1`)
     await layover.get(`/v2/${OTHER}/manifests/1`)
-    upstream.reset()
     const answer = await layover.get(`/v2/${OTHER}/manifests/${image.manifest.digest}`)
-    expect(answer.status).toBe(200)
-    expect(upstream.count()).toBe(0)
+    expect(answer.status).toBe(404)
+    expect(answer.body.includes(image.config.digest)).toBe(false)
   })
 
   it('is no blob of that repository, nor is one of its blobs a manifest', async () => {

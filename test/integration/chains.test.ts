@@ -1,0 +1,124 @@
+// Caches behind caches: what comes through several of them is what the last one has, and caches that lead back to
+// themselves say so at once.
+
+import { createServer, request } from 'node:http'
+import { describe, expect, it, onTestFinished } from 'vitest'
+import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
+import { buildImage, buildIndex } from '../support/images.ts'
+import { startLayover, type Layover } from '../support/layover.ts'
+
+const REPOSITORY = 'team/app'
+
+/** Passes everything on to where `target` says, as a proxy that knows nothing of `Via`. */
+async function startRelay(): Promise<{ url: string; target: string; count: number }> {
+  const relay = { url: '', target: '', count: 0 }
+  const server = createServer((message, response) => {
+    relay.count++
+    const { headers, method, url = '' } = message
+    const onward = request(relay.target + url, { method, headers }, (answer) => {
+      response.writeHead(answer.statusCode ?? 0, answer.headers)
+      answer.on('data', (chunk: Buffer) => response.write(chunk)).on('end', () => response.end())
+    })
+    onward.on('error', () => response.destroy())
+    onward.end()
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  const address = server.address()
+  relay.url = `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`
+  return relay
+}
+
+async function startBehind(url: string): Promise<Layover> {
+  const configuration = { proxy: { remoteurl: url } }
+  return (await startLayover({ upstream: await startFakeUpstream(), configuration })).layover
+}
+
+/** Pulls all of an image, as clients do. @returns whether everything was what it should be */
+async function pulls(layover: Layover, upstream: FakeUpstream): Promise<boolean> {
+  const image = buildImage({ layers: [1000, 300_000] })
+  const index = buildIndex([image])
+  upstream.addImage(REPOSITORY, '1', index)
+  const base = `/v2/${REPOSITORY}`
+  const expected: [string, Buffer][] = [
+    ['manifests/1', index.manifest.bytes],
+    [`manifests/${image.manifest.digest}`, image.manifest.bytes],
+    ...[image.config, ...image.layers].map(({ bytes, digest }): [string, Buffer] => [
+      `blobs/${digest}`,
+      bytes,
+    ]),
+  ]
+  const head = await layover.head(`${base}/manifests/1`)
+  let isRight = head.header('docker-content-digest') === index.manifest.digest
+  for (const [rest, bytes] of expected) {
+    isRight &&= (await layover.get(`${base}/${rest}`)).body.equals(bytes)
+  }
+  return isRight
+}
+
+describe('a cache behind another one', () => {
+  it('gives what the upstream of that has, and asks for each thing once', async () => {
+    const { layover: back, upstream } = await startLayover()
+    const front = await startBehind(back.url)
+    expect(await pulls(front, upstream)).toBe(true)
+    const wanted = upstream.requests.filter(({ method }) => method === 'GET')
+    expect(new Set(wanted.map(({ reference }) => reference)).size).toBe(wanted.length)
+    const vias = new Set(upstream.requests.map(({ headers }) => headers.via))
+    expect([...vias]).toEqual([
+      expect.stringMatching(/^1\.1 layover-[\da-f]+, 1\.1 layover-[\da-f]+$/),
+    ])
+  })
+
+  it('is told by a cold one that something is not there, and by one in trouble that it is', async () => {
+    const { layover: back, upstream } = await startLayover()
+    const front = await startBehind(back.url)
+    expect((await front.get(`/v2/${REPOSITORY}/manifests/none`)).status).toBe(404)
+    await upstream.down()
+    expect((await front.get(`/v2/${REPOSITORY}/manifests/2`)).status).toBe(503)
+    await upstream.up()
+  })
+})
+
+describe('a cache behind one that denies by HEAD what it has not fetched', () => {
+  it('gets it with GET', async () => {
+    const { layover, upstream } = await startLayover()
+    upstream.fault({ method: 'HEAD' }, 'not-found')
+    expect(await pulls(layover, upstream)).toBe(true)
+  })
+})
+
+describe('a cache that leads back to itself', () => {
+  it.each(['manifests/1', `blobs/${buildImage().config.digest}`, 'tags/list'])(
+    'says so at once: %s',
+    async (rest) => {
+      const relay = await startRelay()
+      const layover = await startBehind(relay.url)
+      relay.target = layover.url
+      const answer = await layover.get(`/v2/${REPOSITORY}/${rest}`)
+      expect([answer.status, relay.count]).toEqual([508, 1])
+      expect(answer.body.toString()).toContain('check what its upstreams point at')
+    },
+  )
+
+  it('by way of another one says so too, as does the other one', async () => {
+    const [one, two] = [await startRelay(), await startRelay()]
+    const first = await startBehind(two.url)
+    const second = await startBehind(one.url)
+    one.target = first.url
+    two.target = second.url
+    for (const layover of [first, second]) {
+      expect((await layover.get(`/v2/${REPOSITORY}/manifests/1`)).status).toBe(508)
+    }
+    expect([one.count, two.count]).toEqual([2, 2])
+  })
+
+  it('also when the caches in between name themselves without end', async () => {
+    const { layover, upstream } = await startLayover()
+    const headers = { Via: Array.from({ length: 200 }, (_, i) => `1.1 cache-${i}`).join(', ') }
+    const answer = await layover.get(`/v2/${REPOSITORY}/manifests/1`, { headers })
+    expect([answer.status, upstream.count()]).toEqual([508, 0])
+  })
+})
