@@ -19,7 +19,7 @@ let clients: ClientSet
 beforeAll(async () => {
   upstream = await Upstream.start(workspace)
   cache = await Cache.start(workspace, upstream)
-  clients = new ClientSet(workspace, cache.address)
+  clients = new ClientSet(workspace, { mirror: cache.address })
 })
 
 it.runIf(CLIENTS.includes('docker'))(
@@ -37,7 +37,8 @@ it.runIf(CLIENTS.includes('docker'))(
       waitFor('half of the image to be sent', isHalfway, { deadlineMs: 60_000 }),
       pull,
     ])
-    await cache.crashAndRestart()
+    await cache.crash()
+    await cache.start()
 
     expect(await pull).toEqual(asPushed(image))
     // What had arrived is half of the image; to fetch that again would make it 1.5 images in all.

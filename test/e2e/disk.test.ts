@@ -1,12 +1,14 @@
-// A disk that is full: before the start, and in the middle. A tmpfs of a few megabytes is filled to the brim.
+// A disk that is full, before the start and in the middle, has no room for one more file, or is read-only for a
+// while. It is a tmpfs of a few megabytes.
 
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { existsSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import { beforeAll, expect, it } from 'vitest'
+import { beforeAll, describe, expect, it } from 'vitest'
 import { waitFor } from '../support/wait-for.ts'
 import { Cache } from './support/cache.ts'
+import { SmallDisk } from './support/small-disk.ts'
 import { Upstream, type PushedImage } from './support/upstream.ts'
 import { openWorkspace } from './support/workspace.ts'
 
@@ -16,26 +18,16 @@ const LAYER_BYTES = 2_000_000
 const workspace = openWorkspace()
 let upstream: Upstream
 let cache: Cache
-let disk: string
+let disk: SmallDisk
 let image: PushedImage
 
-const filler = (): string => join(disk, 'filler')
-
-function fillDisk(): void {
-  const result = spawnSync('dd', ['if=/dev/zero', `of=${filler()}`, 'bs=64k', 'count=10000'])
-  expect(result.stderr.toString()).toContain('No space left')
-}
-
 beforeAll(async () => {
-  disk = workspace.makeDirectory('small-disk')
-  const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${DISK_MIB}m`, 'tmpfs', disk])
-  expect(mounted.status, mounted.stderr.toString()).toBe(0)
-  workspace.onClose(() => void spawnSync('umount', [disk]))
-  fillDisk()
+  disk = new SmallDisk(workspace, DISK_MIB)
+  disk.fill()
   upstream = await Upstream.start(workspace)
   image = await upstream.push({ repository: 'library/full', layerSizesBytes: [LAYER_BYTES] })
   cache = await Cache.start(workspace, upstream, {
-    storage: { filesystem: { rootdirectory: join(disk, 'data') } },
+    storage: { filesystem: { rootdirectory: join(disk.directory, 'data') } },
     // What the disk refused is written down the next time that it is heard of.
     proxy: { tagttl: 0 },
   })
@@ -56,7 +48,7 @@ async function pull(): Promise<string[]> {
 
 const pathOf = (digest: string): string => {
   const hex = digest.slice('sha256:'.length)
-  return join(disk, 'data/docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex, 'data')
+  return join(disk.directory, 'data/docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex, 'data')
 }
 
 it('starts on a full disk and serves, keeping nothing', async () => {
@@ -67,7 +59,7 @@ it('starts on a full disk and serves, keeping nothing', async () => {
 })
 
 it('keeps what comes once there is room', async () => {
-  rmSync(filler())
+  disk.makeRoom()
 
   await pull()
 
@@ -77,12 +69,69 @@ it('keeps what comes once there is room', async () => {
 })
 
 it('serves what it has after a restart on a disk that is full again', async () => {
-  writeFileSync(filler(), '')
-  fillDisk()
+  disk.fill()
   await cache.restart()
   await upstream.goAway()
 
   const pulled = await pull()
 
   expect(pulled.sort()).toEqual([...image.objects.keys()].sort())
+})
+
+const remount = (options: string): void => {
+  const result = spawnSync('mount', ['-o', `remount,${options}`, disk.directory])
+  expect(result.status, result.stderr.toString()).toBe(0)
+}
+
+describe('a disk', () => {
+  it.each([
+    [
+      'is read-only',
+      (): string => 'ro',
+      'rw',
+      /EROFS, the file system is read-only: mount it for writing/,
+    ],
+    [
+      'takes no more files',
+      (): string => {
+        const { ffree, files } = statfsSync(disk.directory)
+        return `nr_inodes=${files - ffree}`
+      },
+      'nr_inodes=10000',
+      /ENOSPC, the disk is full: make room/,
+    ],
+  ])(
+    'that %s serves all, says so, and keeps again when it is mended',
+    async (what, ill, well, reason) => {
+      disk.makeRoom()
+      await upstream.comeBack()
+      image = await upstream.push({
+        repository: `library/${well.slice(0, 2)}`,
+        layerSizesBytes: [LAYER_BYTES, 1000],
+        // Nothing in common with what is stored.
+        isRunnable: false,
+      })
+      const before = cache.logLines().length
+      remount(ill())
+      const all = [...image.objects.keys()].sort()
+
+      expect((await pull()).sort()).toEqual(all)
+      expect((await pull()).sort()).toEqual(all)
+      const errors = cache
+        .logLines()
+        .slice(before)
+        .filter(({ level }) => level === 'error')
+      expect(errors.map(({ msg }) => msg)).toContainEqual(expect.stringMatching(reason))
+      expect(all.filter((digest) => existsSync(pathOf(digest)))).toEqual([])
+
+      remount(well)
+      await waitFor(`what was pulled to be stored once the disk no more ${what}`, async () => {
+        expect((await pull()).sort()).toEqual(all)
+        return all.every((digest) => existsSync(pathOf(digest)))
+      })
+      await cache.crashAndRestart()
+      await upstream.goAway()
+      expect((await pull()).sort()).toEqual(all)
+    },
+  )
 })

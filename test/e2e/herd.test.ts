@@ -23,7 +23,7 @@ let clients: ClientSet
 beforeAll(async () => {
   upstream = await Upstream.start(workspace)
   cache = await Cache.start(workspace, upstream)
-  clients = new ClientSet(workspace, cache.address)
+  clients = new ClientSet(workspace, { mirror: cache.address })
 })
 
 beforeEach(() => upstream.counts.reset())

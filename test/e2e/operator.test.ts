@@ -18,7 +18,7 @@ beforeAll(async () => {
   upstream = await Upstream.start(workspace)
   image = await upstream.push({ repository: 'library/tools', layerSizesBytes: [100_000] })
   cache = await Cache.start(workspace, upstream)
-  clients = new ClientSet(workspace, cache.address)
+  clients = new ClientSet(workspace, { mirror: cache.address })
 })
 
 describe('curl', () => {

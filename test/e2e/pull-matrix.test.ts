@@ -43,7 +43,7 @@ beforeAll(async () => {
   })
   pushed.push(big)
   cache = await Cache.start(workspace, upstream)
-  clients = new ClientSet(workspace, cache.address)
+  clients = new ClientSet(workspace, { mirror: cache.address })
 })
 
 describe.each(CLIENTS)('%s', (client) => {

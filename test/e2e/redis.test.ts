@@ -21,7 +21,7 @@ beforeAll(async () => {
     storage: { cache: { blobdescriptor: 'redis' } },
     redis: redis.configuration,
   })
-  clients = new ClientSet(workspace, cache.address)
+  clients = new ClientSet(workspace, { mirror: cache.address })
 })
 
 it('serves every client, and remembers in Redis what it has learnt', async () => {

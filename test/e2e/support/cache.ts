@@ -6,16 +6,25 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
 import { freePort } from './loopback-server.ts'
-import { Daemon, type DaemonOptions } from './processes.ts'
-import type { Upstream } from './upstream.ts'
+import { Daemon } from './processes.ts'
 import type { Workspace } from './workspace.ts'
 
 export const PROGRAM_PATH = join(import.meta.dirname, '../../../dist/main.js')
 
 export const IS_COMPARISON = process.env['E2E_SUBJECT'] === 'registry'
 
+/** What can stand at the cache's address, with the same file and volume. */
+export type Program = 'layover' | 'registry'
+
 /** Sections of the configuration that a test adds, or keys that it adds to a section. */
 type Configuration = Readonly<Record<string, Readonly<Record<string, unknown>>>>
+
+/** What it is put in front of. */
+interface Remote {
+  readonly url: string
+  /** `host:port` of its token server, where it has one. */
+  readonly tokenRealm?: string
+}
 
 /** One request, as the access log tells it. */
 export interface AccessLine {
@@ -25,69 +34,133 @@ export interface AccessLine {
   readonly cache?: string
 }
 
+export interface LogLine {
+  readonly level: string
+  readonly msg: string
+  readonly code?: string
+}
+
 export class Cache {
   readonly address: string
-  readonly #daemon: Daemon
+  readonly #workspace: Workspace
+  readonly #config: string
+  #daemon: Daemon
 
-  private constructor(address: string, daemon: Daemon) {
+  private constructor(workspace: Workspace, address: string, config: string, daemon: Daemon) {
+    this.#workspace = workspace
     this.address = address
+    this.#config = config
     this.#daemon = daemon
   }
 
   static async start(
     workspace: Workspace,
-    upstream: Upstream,
+    { url, tokenRealm }: Remote,
     { storage, proxy, ...more }: Configuration = {},
+    program: Program = IS_COMPARISON ? 'registry' : 'layover',
   ): Promise<Cache> {
     const address = `127.0.0.1:${await freePort()}`
-    const config = workspace.writeFile('cache.yml', {
+    const config = workspace.writeFile(`cache-${address.replace(':', '-')}.yml`, {
       version: 0.1,
       log: { formatter: 'json' },
       storage: { filesystem: { rootdirectory: workspace.makeDirectory('cache') }, ...storage },
       http: { addr: address },
-      proxy: { remoteurl: upstream.url, allowedrealms: [upstream.tokenRealm], ...proxy },
+      proxy: {
+        remoteurl: url,
+        ...(tokenRealm !== undefined && { allowedrealms: [tokenRealm] }),
+        ...proxy,
+      },
       ...more,
     })
-    const daemon = await Daemon.start(workspace, {
-      name: 'cache',
-      ...subject(config),
-      isReady: async () => (await fetch(`http://${address}/v2/`)).ok,
-    })
-    return new Cache(address, daemon)
+    const daemon = await startDaemon(workspace, { program, address, config })
+    return new Cache(workspace, address, config, daemon)
   }
 
   get url(): string {
     return `http://${this.address}`
   }
 
-  async restart(): Promise<void> {
-    await this.#daemon.stop()
-    await this.#daemon.start()
+  /** An orderly stop. */
+  stop(): Promise<void> {
+    return this.#daemon.stop()
   }
 
-  /** `kill -9`, then a new start with what is on disk. */
+  /** `kill -9` */
+  crash(): Promise<void> {
+    return this.#daemon.kill()
+  }
+
+  /** With what is on disk. */
+  start(): Promise<void> {
+    return this.#daemon.start()
+  }
+
+  async restart(): Promise<void> {
+    await this.stop()
+    await this.start()
+  }
+
+  /** Stops, and lets a program go on with the same file, address and volume. The log is that program's. */
+  async handOverTo(program: Program): Promise<void> {
+    await this.stop()
+    const { address } = this
+    this.#daemon = await startDaemon(this.#workspace, { program, address, config: this.#config })
+  }
+
   async crashAndRestart(): Promise<void> {
-    await this.#daemon.kill()
-    await this.#daemon.start()
+    await this.crash()
+    await this.start()
+  }
+
+  /** @throws when it was never started */
+  get pid(): number {
+    const { pid } = this.#daemon
+    if (pid === undefined) throw new Error('the cache does not run')
+    return pid
   }
 
   /** The most memory that the process has had so far, in bytes. Linux only. */
   get peakMemoryBytes(): number {
-    const status = readFileSync(`/proc/${this.#daemon.pid}/status`, 'utf8')
+    const status = readFileSync(`/proc/${this.pid}/status`, 'utf8')
     return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1]) * 1024
   }
 
   accessLines(): AccessLine[] {
+    return this.#lines()
+      .filter((line) => line.includes('"msg":"access"'))
+      .map((line) => JSON.parse(line))
+  }
+
+  /** The application's log, of all starts. */
+  logLines(): LogLine[] {
+    return this.#lines()
+      .filter((line) => !line.includes('"msg":"access"'))
+      .map((line) => JSON.parse(line))
+  }
+
+  /** The last line may have been cut off by a kill. */
+  #lines(): string[] {
     const lines = this.#daemon.log().split('\n')
-    return lines.filter((line) => line.includes('"msg":"access"')).map((line) => JSON.parse(line))
+    return lines.filter((line) => line.startsWith('{') && line.endsWith('}'))
   }
 }
 
-function subject(config: string): Pick<DaemonOptions, 'command' | 'args'> {
-  return IS_COMPARISON
-    ? { command: 'docker-registry', args: ['serve', config] }
-    : {
+function startDaemon(
+  workspace: Workspace,
+  { address, config, program }: { program: Program; address: string; config: string },
+): Promise<Daemon> {
+  const common = { isReady: async () => (await fetch(`http://${address}/v2/`)).ok }
+  return program === 'registry'
+    ? Daemon.start(workspace, {
+        ...common,
+        name: `registry at ${address}`,
+        command: 'docker-registry',
+        args: ['serve', config],
+      })
+    : Daemon.start(workspace, {
+        ...common,
+        name: `cache at ${address}`,
         command: process.execPath,
         args: ['--max-semi-space-size=4', PROGRAM_PATH, 'serve', config],
-      }
+      })
 }

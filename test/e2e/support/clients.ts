@@ -25,10 +25,17 @@ export interface Client {
   run?(image: string, command: readonly string[]): Promise<string>
 }
 
+/** Where a client gets Docker Hub's images from, as `host:port`. */
+export interface Endpoints {
+  /** The cache. */
+  readonly mirror: string
+  /** Asked next, over plain HTTP, in the place of Docker Hub itself, which the fence keeps away. */
+  readonly fallback?: string | undefined
+}
+
 interface ClientKind {
   readonly programs: readonly string[]
-  /** @param mirror the cache's `host:port` */
-  readonly start: (workspace: Workspace, mirror: string) => Promise<Client>
+  readonly start: (workspace: Workspace, endpoints: Endpoints) => Promise<Client>
 }
 
 const KINDS = {
@@ -64,17 +71,17 @@ export function leftOutClients(): string[] {
 /** Starts clients when they are first asked for. */
 export class ClientSet {
   readonly #workspace: Workspace
-  readonly #mirror: string
+  readonly #endpoints: Endpoints
   readonly #started = new Map<ClientName, Promise<Client>>()
 
-  constructor(workspace: Workspace, mirror: string) {
+  constructor(workspace: Workspace, endpoints: Endpoints) {
     this.#workspace = workspace
-    this.#mirror = mirror
+    this.#endpoints = endpoints
   }
 
   get<Name extends ClientName>(name: Name): Promise<ClientOf<Name>>
   get(name: ClientName): Promise<Client> {
-    const started = this.#started.get(name) ?? KINDS[name].start(this.#workspace, this.#mirror)
+    const started = this.#started.get(name) ?? KINDS[name].start(this.#workspace, this.#endpoints)
     this.#started.set(name, started)
     return started
   }

@@ -1,6 +1,6 @@
 // containerd, driven by its own `ctr`, with the cache in a hosts.toml, as Kubernetes nodes have it.
 
-import type { Client, PulledImage } from './clients.ts'
+import type { Client, Endpoints, PulledImage } from './clients.ts'
 import { layeredStorage } from './layered-storage.ts'
 import { Daemon, run } from './processes.ts'
 import type { Workspace } from './workspace.ts'
@@ -18,7 +18,11 @@ export class Containerd implements Client {
     this.#snapshotter = layeredStorage(workspace) === 'overlay' ? 'overlayfs' : 'native'
   }
 
-  static async start(this: void, workspace: Workspace, mirror: string): Promise<Containerd> {
+  static async start(
+    this: void,
+    workspace: Workspace,
+    { mirror, fallback }: Endpoints,
+  ): Promise<Containerd> {
     const address = workspace.path('containerd.sock')
     const config = workspace.writeFile(
       'containerd.toml',
@@ -36,7 +40,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
     workspace.writeFile(
       'hosts/docker.io/hosts.toml',
       `
-server = "https://registry-1.docker.io"
+server = "${fallback === undefined ? 'https://registry-1.docker.io' : `http://${fallback}`}"
 [host."http://${mirror}"]
   capabilities = ["pull", "resolve"]
 `,
@@ -51,8 +55,12 @@ server = "https://registry-1.docker.io"
     return containerd
   }
 
-  async pull(image: string): Promise<PulledImage> {
-    const name = `docker.io/${image}`
+  pull(image: string): Promise<PulledImage> {
+    return this.pullFrom('docker.io', image)
+  }
+
+  async pullFrom(registry: string, image: string): Promise<PulledImage> {
+    const name = `${registry}/${image}`
     const hosts = ['--hosts-dir', this.#hostsDirectory]
     await this.#ctr('images', 'pull', '--snapshotter', this.#snapshotter, ...hosts, name)
     const line = await this.#ctr('images', 'list', `name==${name}`)
@@ -60,8 +68,12 @@ server = "https://registry-1.docker.io"
     return { digest, configDigest: await this.#configDigest(digest) }
   }
 
-  async remove(image: string): Promise<void> {
-    await this.#ctr('images', 'remove', '--sync', `docker.io/${image}`)
+  remove(image: string): Promise<void> {
+    return this.removeFrom('docker.io', image)
+  }
+
+  async removeFrom(registry: string, image: string): Promise<void> {
+    await this.#ctr('images', 'remove', '--sync', `${registry}/${image}`)
   }
 
   /** Fetches all that a name stands for, without unpacking it: an artifact is not an image. */

@@ -2,7 +2,7 @@
 
 import { readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Client, PulledImage } from './clients.ts'
+import type { Client, Endpoints, PulledImage } from './clients.ts'
 import { digestOf } from './images.ts'
 import { layeredStorage } from './layered-storage.ts'
 import { run, type Environment } from './processes.ts'
@@ -17,13 +17,17 @@ export class Podman implements Client {
     this.#environment = environment
   }
 
-  static start(this: void, workspace: Workspace, mirror: string): Promise<Podman> {
-    return Promise.resolve(new Podman(workspace, configure(workspace, 'podman', mirror)))
+  static start(this: void, workspace: Workspace, endpoints: Endpoints): Promise<Podman> {
+    return Promise.resolve(new Podman(workspace, configure(workspace, 'podman', endpoints)))
   }
 
-  async pull(image: string): Promise<PulledImage> {
-    await this.#podman('pull', '--quiet', `docker.io/${image}`)
-    const json = await this.#podman('image', 'inspect', `docker.io/${image}`)
+  pull(image: string): Promise<PulledImage> {
+    return this.pullFrom('docker.io', image)
+  }
+
+  async pullFrom(registry: string, image: string): Promise<PulledImage> {
+    await this.#podman('pull', '--quiet', `${registry}/${image}`)
+    const json = await this.#podman('image', 'inspect', `${registry}/${image}`)
     const [inspected]: { Id: string; Digest: string }[] = JSON.parse(json)
     return { digest: inspected?.Digest ?? '', configDigest: `sha256:${inspected?.Id}` }
   }
@@ -50,8 +54,8 @@ export class Buildah implements Client {
     this.#environment = environment
   }
 
-  static start(this: void, workspace: Workspace, mirror: string): Promise<Buildah> {
-    return Promise.resolve(new Buildah(workspace, configure(workspace, 'buildah', mirror)))
+  static start(this: void, workspace: Workspace, endpoints: Endpoints): Promise<Buildah> {
+    return Promise.resolve(new Buildah(workspace, configure(workspace, 'buildah', endpoints)))
   }
 
   async pull(image: string): Promise<PulledImage> {
@@ -82,20 +86,25 @@ export class Skopeo implements Client {
     this.#registriesPath = environment['CONTAINERS_REGISTRIES_CONF'] ?? ''
   }
 
-  static start(this: void, workspace: Workspace, mirror: string): Promise<Skopeo> {
-    return Promise.resolve(new Skopeo(workspace, configure(workspace, 'skopeo', mirror)))
+  static start(this: void, workspace: Workspace, endpoints: Endpoints): Promise<Skopeo> {
+    return Promise.resolve(new Skopeo(workspace, configure(workspace, 'skopeo', endpoints)))
   }
 
   /** Pulls for all platforms. */
-  async pull(image: string): Promise<PulledImage> {
-    const directory = this.#directoryOf(image)
-    await this.copy(`docker://docker.io/${image}`, `dir:${directory}`)
+  pull(image: string): Promise<PulledImage> {
+    return this.pullFrom('docker.io', image)
+  }
+
+  /** @param registry may have a path */
+  async pullFrom(registry: string, image: string): Promise<PulledImage> {
+    const directory = this.#directoryOf(`${registry}/${image}`)
+    await this.copy(`docker://${registry}/${image}`, `dir:${directory}`)
     const bytes = readFileSync(join(directory, 'manifest.json'))
     return { digest: digestOf(bytes), configDigest: configDigestIn(directory) }
   }
 
   remove(image: string): Promise<void> {
-    rmSync(this.#directoryOf(image), { recursive: true })
+    rmSync(this.#directoryOf(`docker.io/${image}`), { recursive: true })
     return Promise.resolve()
   }
 
@@ -132,13 +141,18 @@ function configDigestIn(directory: string): string {
 }
 
 /** @returns the environment that points at what was configured */
-function configure(workspace: Workspace, name: string, mirror: string): Environment {
+function configure(
+  workspace: Workspace,
+  name: string,
+  { mirror, fallback = 'docker.io' }: Endpoints,
+): Environment {
   const runtimeDirectory = workspace.makeDirectory(name, 'tmp')
   const registries = `
 unqualified-search-registries = ["docker.io"]
 [[registry]]
 prefix = "docker.io"
-location = "docker.io"
+location = "${fallback}"
+insecure = ${fallback !== 'docker.io'}
 [[registry.mirror]]
 location = "${mirror}"
 insecure = true

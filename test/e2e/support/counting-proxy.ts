@@ -1,9 +1,10 @@
 // Stands in front of the upstream registry and counts: most of what the cache promises is about how
-// often the upstream is asked. It can also slow bodies down, and disappear.
+// often the upstream is asked. It can also slow bodies down, spoil answers, and disappear.
 
 import { Agent, request as httpRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as delay } from 'node:timers/promises'
+import { answerInstead, spoiled, type Fault } from './faults.ts'
 import { LoopbackServer } from './loopback-server.ts'
 
 export interface CountedRequest {
@@ -16,7 +17,13 @@ export interface CountedRequest {
   bodyBytes: number
 }
 
-const OBJECT_PATH = /^\/v2\/.+\/(?:manifests|blobs)\/([^/?]+)$/
+/** What decides on a fault. */
+export interface FaultyRequest {
+  readonly method: string
+  readonly path: string
+}
+
+const OBJECT_PATH = /^\/v2\/.+\/(?:manifests|blobs)\/([^/?]+)(?:\?|$)/
 
 export class CountingProxy {
   readonly server = new LoopbackServer((request, response) => void this.#forward(request, response))
@@ -25,6 +32,8 @@ export class CountingProxy {
   #requests: CountedRequest[] = []
   /** What one body may send in a second; undefined: as fast as it gets. */
   bodyBytesPerSecond: number | undefined
+  /** What is wrong with the answer to a request; undefined: nothing. Refusals and silence are not counted. */
+  faultOf: (request: FaultyRequest) => Fault | undefined = () => undefined
 
   constructor(target: string) {
     this.#target = target
@@ -61,13 +70,21 @@ export class CountingProxy {
   }
 
   async #forward(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const { method = '', url: path = '' } = request
+    const fault = this.faultOf({ method, path })
+    if (answerInstead(fault, response)) return
     try {
       const answer = await this.#ask(request, response)
       const status = answer.statusCode ?? 502
       const counted = this.#count(request, status)
       response.writeHead(status, answer.headers)
       response.flushHeaders()
-      await pipeline(answer, (body: AsyncIterable<Buffer>) => this.#pace(body, counted), response)
+      await pipeline(
+        answer,
+        (body: AsyncIterable<Buffer>) => spoiled(fault, body, response),
+        (body: AsyncIterable<Buffer>) => this.#pace(body, counted),
+        response,
+      )
     } catch {
       // One of the two sides is gone: so is the other then, and whoever waits sees a broken connection.
       response.destroy()

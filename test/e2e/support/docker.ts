@@ -1,6 +1,6 @@
 // Docker: a daemon with the cache in `registry-mirrors`.
 
-import type { Client, PulledImage } from './clients.ts'
+import type { Client, Endpoints, PulledImage } from './clients.ts'
 import { layeredStorage } from './layered-storage.ts'
 import { Daemon, run } from './processes.ts'
 import type { Workspace } from './workspace.ts'
@@ -14,11 +14,16 @@ export class Docker implements Client {
     this.#host = host
   }
 
-  static async start(this: void, workspace: Workspace, mirror: string): Promise<Docker> {
+  static async start(
+    this: void,
+    workspace: Workspace,
+    { mirror, fallback }: Endpoints,
+  ): Promise<Docker> {
+    const mirrors = fallback === undefined ? [mirror] : [mirror, fallback]
     const host = `unix://${workspace.path('docker.sock')}`
     const docker = new Docker(workspace, host)
     const config = workspace.writeFile('daemon.json', {
-      'registry-mirrors': [`http://${mirror}`],
+      'registry-mirrors': mirrors.map((address) => `http://${address}`),
       // No networks of its own: containers here share the host's.
       bridge: 'none',
       iptables: false,

@@ -20,7 +20,9 @@ export class LoopbackServer {
     return `http://${this.address}`
   }
 
+  /** Idempotent. */
   async start(): Promise<void> {
+    if (this.#server) return
     const server = createServer(this.#listener)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject).listen(this.#port, '127.0.0.1', resolve)

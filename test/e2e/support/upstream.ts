@@ -1,6 +1,7 @@
 // The registry that the cache is in front of: a real one (CNCF distribution), asking for tokens as
 // Docker Hub does, behind a proxy that counts.
 
+import { rmSync } from 'node:fs'
 import type { PulledImage } from './clients.ts'
 import { CountingProxy } from './counting-proxy.ts'
 import {
@@ -40,40 +41,38 @@ const TAG = 'latest'
 
 export class Upstream {
   readonly counts: CountingProxy
-  readonly #tokens: TokenServer
+  readonly tokens: TokenServer
+  readonly #workspace: Workspace
   /** The registry itself: pushes are not counted. */
   readonly #registryUrl: string
 
-  private constructor(counts: CountingProxy, tokens: TokenServer, registryUrl: string) {
+  private constructor(
+    workspace: Workspace,
+    counts: CountingProxy,
+    tokens: TokenServer,
+    registryUrl: string,
+  ) {
+    this.#workspace = workspace
     this.counts = counts
-    this.#tokens = tokens
+    this.tokens = tokens
     this.#registryUrl = registryUrl
   }
 
   static async start(workspace: Workspace): Promise<Upstream> {
     const tokens = await TokenServer.start(workspace)
-    const port = await freePort()
-    const config = workspace.writeFile('upstream.yml', {
-      version: 0.1,
-      log: { level: 'warn', accesslog: { disabled: true } },
-      storage: { filesystem: { rootdirectory: workspace.path('upstream') } },
-      http: { addr: `127.0.0.1:${port}` },
-      auth: { token: tokens.registryAuth },
-    })
-    const registryUrl = `http://127.0.0.1:${port}`
-    await Daemon.start(workspace, {
-      name: 'upstream',
-      command: 'docker-registry',
-      args: ['serve', config],
-      isReady: () => fetch(`${registryUrl}/v2/`),
-    })
-    const counts = new CountingProxy(`127.0.0.1:${port}`)
-    await counts.server.start()
-    workspace.onClose(async () => {
-      await counts.server.stop()
-      counts.close()
-    })
-    return new Upstream(counts, tokens, registryUrl)
+    const auth = { auth: { token: tokens.registryAuth } }
+    const address = await startRegistry(workspace, 'upstream', auth)
+    const counts = await countedBefore(workspace, address)
+    return new Upstream(workspace, counts, tokens, `http://${address}`)
+  }
+
+  /**
+   * The same content by another door, which asks for no token and has counts of its own: where clients go
+   * that give up on the cache. Faults of the upstream do not reach it.
+   */
+  async openDoor(): Promise<CountingProxy> {
+    const address = await startRegistry(this.#workspace, 'open-door')
+    return countedBefore(this.#workspace, address)
   }
 
   get url(): string {
@@ -82,16 +81,16 @@ export class Upstream {
 
   /** `host:port` of the token server. */
   get tokenRealm(): string {
-    return this.#tokens.server.address
+    return this.tokens.server.address
   }
 
   /** Registry and token server refuse connections, and cut those that they have. */
   async goAway(): Promise<void> {
-    await Promise.all([this.counts.server.stop(), this.#tokens.server.stop()])
+    await Promise.all([this.counts.server.stop(), this.tokens.server.stop()])
   }
 
   async comeBack(): Promise<void> {
-    await Promise.all([this.counts.server.start(), this.#tokens.server.start()])
+    await Promise.all([this.counts.server.start(), this.tokens.server.start()])
   }
 
   async push(options: PushOptions): Promise<PushedImage> {
@@ -115,6 +114,12 @@ export class Upstream {
     return this.#push(repository, [artifact], tag, referrers, artifact.config)
   }
 
+  /** By hand: docker-registry's API deletes manifests, but not tags. */
+  deleteTag({ repository, tag }: PushedImage): void {
+    const tags = `upstream/docker/registry/v2/repositories/${repository}/_manifests/tags`
+    rmSync(this.#workspace.path(tags, tag), { recursive: true })
+  }
+
   async #push(
     repository: string,
     images: readonly Image[],
@@ -122,7 +127,7 @@ export class Upstream {
     top: Content,
     config: Content,
   ): Promise<PushedImage> {
-    const token = this.#tokens.pushToken(repository)
+    const token = this.tokens.pushToken(repository)
     const objects = new Map<string, number>()
     for (const image of images) {
       for (const blob of [image.config, ...image.layers]) {
@@ -171,6 +176,39 @@ export class Upstream {
     if (response.status === expectedStatus) return response
     throw new Error(`${method} ${path}: ${response.status} ${text}`)
   }
+}
+
+/** A registry on the storage that all registries of a workspace share. @returns its `host:port` */
+async function startRegistry(
+  workspace: Workspace,
+  name: string,
+  more: Readonly<Record<string, unknown>> = {},
+): Promise<string> {
+  const address = `127.0.0.1:${await freePort()}`
+  const config = workspace.writeFile(`${name}.yml`, {
+    version: 0.1,
+    log: { level: 'warn', accesslog: { disabled: true } },
+    storage: { filesystem: { rootdirectory: workspace.path('upstream') } },
+    http: { addr: address },
+    ...more,
+  })
+  await Daemon.start(workspace, {
+    name,
+    command: 'docker-registry',
+    args: ['serve', config],
+    isReady: () => fetch(`http://${address}/v2/`),
+  })
+  return address
+}
+
+async function countedBefore(workspace: Workspace, address: string): Promise<CountingProxy> {
+  const counts = new CountingProxy(address)
+  await counts.server.start()
+  workspace.onClose(async () => {
+    await counts.server.stop()
+    counts.close()
+  })
+  return counts
 }
 
 /** As clients name it: Docker Hub is left out. */
