@@ -25,7 +25,8 @@ COPY --from=build /build/dist dist
 COPY --from=build /build/config.yml /etc/distribution/config.yml
 RUN mkdir -p /etc/docker/registry /var/lib/registry \
  && ln -s /etc/distribution/config.yml /etc/docker/registry/config.yml \
- && chown node:node /var/lib/registry
+ && chown node:node /var/lib/registry \
+ && chmod +x dist/main.js && ln -s /app/dist/main.js /usr/local/bin/layover
 ENV REGISTRY_CONFIGURATION_PATH=/etc/docker/registry/config.yml
 
 USER node
