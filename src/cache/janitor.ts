@@ -87,12 +87,10 @@ export class Janitor {
 
   async start(): Promise<void> {
     const { blobs, budget, clock, index, inventory } = this.#deps
-    inventory.setComplete(index.isComplete)
+    inventory.setComplete(index.wasComplete)
     await this.#step('could not look at the volume', async () => {
       if (index.hasSeenAll || (await blobs.isEmpty())) inventory.setCounted()
     })
-    // Set again by an orderly stop: after a crash the index may lack what was stored last.
-    await this.#step('could not prepare the index', () => index.markComplete(false))
     await this.#step('could not measure the disk', () => budget.measure())
     this.#nextSweepMs = clock.monotonic() + this.#sweepIntervalMs
     this.#nextPurgeMs = clock.monotonic()
@@ -107,11 +105,11 @@ export class Janitor {
     this.#cancelTimer?.()
     this.#cancelUrgent?.()
     await this.#running
-    await this.#step('could not write down last uses', () => inventory.flush())
+    const isWritten = await this.#step('could not write down last uses', () => inventory.flush())
     await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
     // What was not removed yet has to be found again.
-    const isComplete = inventory.isComplete && this.#orphans.length === 0
-    await this.#step('could not finish the index', () => index.markComplete(isComplete))
+    if (!isWritten || !inventory.isComplete || this.#orphans.length > 0) return
+    await this.#step('could not finish the index', () => index.markComplete())
   }
 
   /** Removes everything that is due. */
@@ -242,16 +240,17 @@ export class Janitor {
     metrics.storedBlobs.set(index.totals.blobs)
   }
 
-  async #step(failure: string, action: () => Promise<void>): Promise<void> {
+  /** @returns false when it failed; a full disk stays full for many rounds, and is told of once */
+  async #step(failure: string, action: () => Promise<void>): Promise<boolean> {
     try {
       await action()
       this.#failing.delete(failure)
+      return true
     } catch (error) {
-      // A full disk stays full for many rounds; it is told of once.
       const reason = error instanceof Error ? error.message : String(error)
-      if (this.#failing.get(failure) === reason) return
+      if (this.#failing.get(failure) !== reason) this.#deps.logger.error({ err: error }, failure)
       this.#failing.set(failure, reason)
-      this.#deps.logger.error({ err: error }, failure)
+      return false
     }
   }
 

@@ -67,6 +67,7 @@ export class ContentIndex {
   #opening: Promise<OpenedDatabase> | undefined
   #totals = NO_TOTALS
   #hasFailed = false
+  #wasComplete = false
 
   private constructor(deps: IndexDatabaseDeps) {
     this.#deps = deps
@@ -90,9 +91,9 @@ export class ContentIndex {
     return index
   }
 
-  /** Whether the index has everything that is on disk. */
-  get isComplete(): boolean {
-    return this.#database?.meta.get(COMPLETE_KEY) === true
+  /** Whether it had everything that is on disk when it was opened: it was closed in order, after `markComplete`. */
+  get wasComplete(): boolean {
+    return this.#wasComplete
   }
 
   /** Whether it ever had everything: what it lacks now is what a crash has kept from it. */
@@ -100,10 +101,14 @@ export class ContentIndex {
     return this.#database?.meta.get(SEEN_KEY) === true
   }
 
-  /** @throws {StorageError} */
-  async markComplete(isComplete: boolean): Promise<void> {
+  /**
+   * Says for the next opening that nothing is missing: the last thing before `close`.
+   *
+   * @throws {StorageError}
+   */
+  async markComplete(): Promise<void> {
     const { meta } = await this.#ready()
-    await this.#commit(isComplete ? meta.put(COMPLETE_KEY, true) : meta.remove(COMPLETE_KEY))
+    await this.#commit(meta.put(COMPLETE_KEY, true))
   }
 
   /** @throws {StorageError} */
@@ -247,6 +252,10 @@ export class ContentIndex {
     const opened = await openIndexDatabase(this.#deps)
     const { meta } = opened.database
     if (meta.get(FORMAT_KEY) === undefined) await this.#commit(meta.put(FORMAT_KEY, FORMAT))
+    const wasComplete = meta.get(COMPLETE_KEY) === true
+    // Before anything else is written: from now on a crash may keep something from it.
+    if (wasComplete) await this.#commit(meta.remove(COMPLETE_KEY))
+    this.#wasComplete = wasComplete
     this.#totals = totalsIn(meta.get(TOTALS_KEY))
     this.#opened = opened
     return opened

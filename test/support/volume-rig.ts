@@ -142,9 +142,8 @@ export class VolumeRig {
   async open(): Promise<void> {
     this.#parts = await wire(this, this.#thread, this.#options)
     const { blobs, budget, index, inventory } = this.#made
-    inventory.setComplete(index.isComplete)
+    inventory.setComplete(index.wasComplete)
     if (index.hasSeenAll || (await blobs.isEmpty())) inventory.setCounted()
-    await index.markComplete(false)
     await budget.measure()
   }
 

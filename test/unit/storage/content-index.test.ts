@@ -166,17 +166,17 @@ describe('the content index', () => {
   it('survives being closed and opened, without a word', async () => {
     const paths = await makePaths()
     await withIndex(paths, async (index) => {
-      expect(index.isComplete).toBe(false)
+      expect(index.wasComplete).toBe(false)
       await put(index, [entryOf(1), entryOf(2)])
-      await index.markComplete(true)
+      await index.markComplete()
     })
     const warnings = await withIndex(paths, async (index) => {
-      expect(index.isComplete).toBe(true)
+      expect(index.wasComplete).toBe(true)
       expect(await all(index.links())).toHaveLength(2)
       expect(index.totals).toEqual({ ...NOTHING, blobs: 2, links: 2, allocatedBytes: 8192 })
-      await index.markComplete(false)
     })
-    await withIndex(paths, (index) => expect(index.isComplete).toBe(false))
+    // Nobody said so again.
+    await withIndex(paths, (index) => expect(index.wasComplete).toBe(false))
     expect(warnings).toEqual([])
     expect(existsSync(markerOf(paths))).toBe(false)
   })
@@ -201,11 +201,11 @@ describe('an index that cannot be used', () => {
     const paths = await makePaths()
     await withIndex(paths, async (index) => {
       await put(index, [entryOf(1)])
-      await index.markComplete(true)
+      await index.markComplete()
     })
     await spoil(paths)
     await withIndex(paths, async (index) => {
-      expect(index.isComplete).toBe(false)
+      expect(index.wasComplete).toBe(false)
       expect(await all(index.links())).toEqual([])
       expect(index.totals).toEqual(NOTHING)
       await put(index, [entryOf(2)])
