@@ -32,15 +32,15 @@ function writeNew(file: string, bytes: Uint8Array): void {
   }
 }
 
-/** A new link or blob has a directory of its own: it is missing at the first try, nearly always. */
+/** A new link or blob has a directory of its own, nearly always missing: it is made first. */
 function moveInto(from: string, to: string): void {
   for (let tries = 1; ; tries++) {
+    makeDirectory(path.dirname(to))
     try {
       renameSync(from, to)
       return
     } catch (error) {
       if (!isAbsent(error) || tries >= MOVE_TRIES_MAX) throw error
-      makeDirectory(path.dirname(to))
     }
   }
 }
