@@ -14,7 +14,7 @@ const CONFIG_TYPE = 'application/vnd.docker.container.image.v1+json'
 const LAYER_TYPE = 'application/vnd.docker.image.rootfs.diff.tar.gzip'
 
 /** Goes up whenever the same sizes would give other bytes, so that a kept data set is not misread. */
-const FORMAT = 1
+const FORMAT = 2
 const CHUNK_BYTES = 4 * 1024 * 1024
 const SMALL_BYTES = 10 * 1024
 const MANIFEST_LEAST_BYTES = 1000
@@ -22,6 +22,7 @@ const MANIFEST_LEAST_BYTES = 1000
 export const FULL_SIZES = {
   repositories: 50,
   smallBlobs: 1000,
+  otherBlobs: 3000,
   mediumBlobs: 20,
   mediumBytes: 5_000_000,
   hundredBytes: 100_000_000,
@@ -32,6 +33,7 @@ export const FULL_SIZES = {
 export const QUICK_SIZES = {
   repositories: 50,
   smallBlobs: 250,
+  otherBlobs: 500,
   mediumBlobs: 10,
   mediumBytes: 2_000_000,
   hundredBytes: 20_000_000,
@@ -82,6 +84,10 @@ async function writeImages(builder, sizes) {
   for (let i = 0; i < PRIMING_BLOBS; i++) priming.push(await builder.blob(SMALL_BYTES))
   await builder.image('priming/blobs', 'latest', [...priming, await builder.blob(5_000_000)])
 
+  const others = []
+  for (let i = 0; i < sizes.otherBlobs; i++) others.push(await builder.blob(SMALL_BYTES))
+  await builder.image('many/others', 'latest', others)
+
   await builder.image('one/hundred', 'latest', [await builder.blob(sizes.hundredBytes)])
   await builder.image('one/large', 'latest', [await builder.blob(sizes.largeBytes)])
   return builder.repositories
@@ -99,6 +105,7 @@ async function writePaths(directory, repositories, sizes) {
     'manifests-by-tag': [manifests(Object.keys), MANIFEST_LEAST_BYTES],
     'manifests-by-digest': [manifests(Object.values), MANIFEST_LEAST_BYTES],
     'small-blobs': [layers('many/small'), SMALL_BYTES],
+    'other-blobs': [layers('many/others'), SMALL_BYTES],
     'medium-blobs': [layers('many/medium'), sizes.mediumBytes],
     'hundred-blob': [layers('one/hundred'), sizes.hundredBytes],
     'large-blob': [layers('one/large'), sizes.largeBytes],

@@ -15,7 +15,7 @@ export function describeRun({ targets, leftOut, quick, sizes, runs }) {
     'Clients, server and upstream share these cores. Medians; targets take turns within each measurement.',
     ...targets.map(({ name, version, settings }) => `${name} ${version}: ${settings}`),
     `Runs: ${runs}. Data: ${JSON.stringify(sizes)}`,
-    'Every cold run starts on an empty cache, in a server that has just pulled 65 other blobs.',
+    'Every cold run starts on an empty cache, in a server that has just pulled 65 other blobs; : 3,000.',
   ]
   if (quick)
     lines.push('QUICK: small data, one run. For orientation; the goals are meant for a full run.')

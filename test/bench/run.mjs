@@ -58,7 +58,7 @@ function possible({ needs }, tools) {
 
 /** One sample of one target; the upstream's counters go with it. */
 async function sample(lab, scenario, variant, target) {
-  await scenario.prepare(lab, target)
+  await scenario.prepare(lab, target, variant)
   await lab.patience.quiet()
   await lab.origin.resetStats()
   const result = await measure(

@@ -6,6 +6,9 @@
 
 import { download, wrk } from './drivers.mjs'
 
+/** The variant of a server that has fetched a few thousand other blobs before. */
+export const IN_SERVICE = 'in service'
+
 const GB = 1e9
 const MB = 1e6
 
@@ -103,9 +106,10 @@ function cold({ pathSet, expectedBytes, throttle = {}, load, columns = [], ...sc
     variants: [{ label: '' }],
     needs: ['cc'],
     cold: true,
-    async prepare(lab, target) {
+    async prepare(lab, target, { busyBefore = false }) {
       await lab.origin.throttle({})
       await target.chill()
+      if (busyBefore) await target.warm([lab.dataset.paths['other-blobs']])
       await lab.origin.throttle(throttle)
     },
     run: (lab, target) =>
@@ -151,6 +155,8 @@ export function scenarios(settings) {
       load: { connections: 16, requests: sizes.smallBlobs },
       columns: [column('rate', 'blobs/s', 0, (s) => s.requests / s.seconds)],
       rank: { metric: 'rate', better: 'higher' },
+      // A cache is started once, and asked for new images for weeks.
+      variants: [{ label: 'just started' }, { label: IN_SERVICE, busyBefore: true }],
     }),
     cold({
       id: 'clarge',
