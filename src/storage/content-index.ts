@@ -219,7 +219,7 @@ export class ContentIndex {
     }
   }
 
-  /** After a write that failed there is nothing to flush, and lmdb would wait for it for ever. */
+  /** After a commit that failed there is nothing to flush, and lmdb would wait for it for ever. */
   async close(): Promise<void> {
     if (this.#hasFailed || !this.#database) return
     const { root } = this.#database
@@ -295,11 +295,11 @@ export class ContentIndex {
       await change
       this.#hasFailed = false
     } catch (error) {
-      this.#hasFailed = true
-      // lmdb tells the reason by a promise of its own, which nobody may have asked for.
-      const reason =
-        error instanceof Error && 'commitError' in error ? error.commitError : undefined
-      if (reason instanceof Promise) reason.catch(() => undefined)
+      if (error instanceof Error && 'commitError' in error) {
+        this.#hasFailed = true
+        // lmdb tells the reason by a promise of its own, which nobody may have asked for.
+        if (error.commitError instanceof Promise) error.commitError.catch(() => undefined)
+      }
       throw new StorageError('write', this.#deps.paths.index, error)
     }
   }
