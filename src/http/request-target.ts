@@ -46,7 +46,7 @@ export function findBase(path: string, prefix: string): RegistryBase | undefined
 /**
  * @param path the request's path after `/v2/`, without the query
  * @returns undefined for a path that no registry has
- * @throws {RegistryError} NAME_INVALID, TAG_INVALID, DIGEST_INVALID
+ * @throws {RegistryError} NAME_INVALID, DIGEST_INVALID, MANIFEST_UNKNOWN for what cannot be a tag
  */
 export function parseTarget(path: string): RequestTarget | undefined {
   if (path === '') return { kind: 'base' }
@@ -80,8 +80,9 @@ function nameIn(text: string): RepositoryName {
 function referenceIn(text: string): Reference {
   const reference = parseReference(text)
   if (reference) return reference
-  const code = text.includes(':') ? 'DIGEST_INVALID' : 'TAG_INVALID'
-  throw new RegistryError(code, { detail: { reference: text.slice(0, 255) } })
+  // No registry has such a tag, and the specification's own tests want to hear just that.
+  const code = text.includes(':') ? 'DIGEST_INVALID' : 'MANIFEST_UNKNOWN'
+  throw new RegistryError(code, { detail: { invalidReference: text.slice(0, 255) } })
 }
 
 function digestIn(text: string): Digest {

@@ -11,7 +11,6 @@ export const ERROR_KINDS = {
   MANIFEST_UNKNOWN: { status: 404, message: 'manifest unknown' },
   NAME_UNKNOWN: { status: 404, message: 'repository name not known to registry' },
   NAME_INVALID: { status: 400, message: 'invalid repository name' },
-  TAG_INVALID: { status: 400, message: 'invalid tag' },
   DIGEST_INVALID: {
     status: 400,
     message: 'invalid digest: expected sha256:<64 lower-case hex digits>',

@@ -159,9 +159,8 @@ if (SUITE_PATH !== undefined) {
       await expectNothingLost(addressOf('the upstream itself'), addressOf('Layover'), {
         repository: NAME,
         tags: [image.tag, artifact.tag],
-        manifests: [image.top.digest],
-        blobs: [image.configDigest, layerDigest],
-        subjects: [image.top.digest],
+        manifest: image.top.digest,
+        blob: layerDigest,
       })
     })
 
@@ -178,9 +177,8 @@ if (SUITE_PATH !== undefined) {
       await expectNothingLost(new URL(fake.url).host, cache.address, {
         repository: NAME,
         tags: ['1', '2'],
-        manifests: [subject.manifest.digest],
-        blobs: [subject.config.digest],
-        subjects: [subject.manifest.digest],
+        manifest: subject.manifest.digest,
+        blob: subject.config.digest,
       })
     })
   })

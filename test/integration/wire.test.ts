@@ -115,11 +115,6 @@ describe('a path', () => {
     ['/v2/%C3%A4pfel/manifests/3', 'NAME_INVALID'],
     [`/v2/${'a'.repeat(256)}/manifests/3`, 'NAME_INVALID'],
     [`/v2/${'a/'.repeat(3000)}b/manifests/3`, 'NAME_INVALID'],
-    ['/v2/alpine/manifests/..', 'TAG_INVALID'],
-    ['/v2/alpine/manifests/.hidden', 'TAG_INVALID'],
-    ['/v2/alpine/manifests/-3', 'TAG_INVALID'],
-    [`/v2/alpine/manifests/${'a'.repeat(129)}`, 'TAG_INVALID'],
-    ['/v2/alpine/manifests/3%2f4', 'TAG_INVALID'],
     ['/v2/alpine/manifests/sha256:abc', 'DIGEST_INVALID'],
     [`/v2/alpine/manifests/md5:${'a'.repeat(32)}`, 'DIGEST_INVALID'],
     [`/v2/alpine/blobs/sha256:${'A'.repeat(64)}`, 'DIGEST_INVALID'],
@@ -130,6 +125,22 @@ describe('a path', () => {
     const text = await layover.send(`GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
     expect(text).toMatch(/^HTTP\/1\.1 400 /)
     expect(text).toContain(`"code":"${code}"`)
+    expect(upstream.count()).toBe(0)
+    expect(await layover.files('docker')).toEqual([])
+  })
+
+  it.each([
+    '/v2/alpine/manifests/..',
+    '/v2/alpine/manifests/.hidden',
+    '/v2/alpine/manifests/-3',
+    `/v2/alpine/manifests/${'a'.repeat(129)}`,
+    '/v2/alpine/manifests/3%2f4',
+  ])('%s, which cannot be a tag, is unknown, and nobody is asked', async (path) => {
+    const { layover, upstream } = await startLayover()
+    const text = await layover.send(`GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`)
+    expect(text).toMatch(/^HTTP\/1\.1 404 /)
+    expect(text).toContain('"code":"MANIFEST_UNKNOWN"')
+    expect(text).toContain('"invalidReference"')
     expect(upstream.count()).toBe(0)
     expect(await layover.files('docker')).toEqual([])
   })

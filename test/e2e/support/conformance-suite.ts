@@ -1,6 +1,9 @@
-// The conformance suite of the OCI distribution specification, as a program that is built elsewhere: the
-// variable OCI_CONFORMANCE names it. It is run read-only, and what it found is read from its output.
+// The conformance suite of the OCI distribution specification, as a program that is built beforehand (from
+// test/e2e/conformance): the variable OCI_CONFORMANCE names it. It is run read-only, and what it found is read from
+// its report.
 
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import process from 'node:process'
 import { CommandError, run, type Environment } from './processes.ts'
 import type { Workspace } from './workspace.ts'
@@ -18,10 +21,9 @@ export function leftOutSuite(): string[] {
 export interface ReadOnlyContent {
   readonly repository: string
   readonly tags: readonly string[]
-  readonly manifests: readonly string[]
-  readonly blobs: readonly string[]
-  /** Digests of what something refers to. */
-  readonly subjects: readonly string[]
+  /** Digests. */
+  readonly manifest: string
+  readonly blob: string
 }
 
 /** Tests by what became of them. One that ran several times counts by its worst run. */
@@ -36,22 +38,25 @@ export async function runSuite(
   address: string,
   content: ReadOnlyContent,
 ): Promise<SuiteResult> {
+  const reports = workspace.makeDirectory('conformance')
   const output = await outputOf(workspace, {
-    ...READ_ONLY,
-    OCI_REGISTRY: address,
-    OCI_RESULTS_DIR: workspace.makeDirectory('conformance'),
-    OCI_REPO1: content.repository,
-    OCI_RO_DATA_TAGS: content.tags.join(' '),
-    OCI_RO_DATA_MANIFESTS: content.manifests.join(' '),
-    OCI_RO_DATA_BLOBS: content.blobs.join(' '),
-    OCI_RO_DATA_REFERRERS: content.subjects.join(' '),
+    OCI_TEST_PULL: '1',
+    OCI_TEST_CONTENT_DISCOVERY: '1',
+    OCI_ROOT_URL: `http://${address}`,
+    OCI_NAMESPACE: content.repository,
+    OCI_TAG_NAME: content.tags[0] ?? '',
+    OCI_TAG_LIST: content.tags.join(','),
+    OCI_MANIFEST_DIGEST: content.manifest,
+    OCI_BLOB_DIGEST: content.blob,
+    OCI_REPORT_DIR: reports,
   })
-  const result = readOutput(output)
+  const report = await readFile(join(reports, 'junit.xml'), 'utf8').catch(() => '')
+  const result = readReport(report)
   if (result.passed.size === 0) throw new Error(`nothing passed:\n${output}`)
   return result
 }
 
-/** It fails when a test does: what failed is in its output either way. */
+/** It fails when a test does: what failed is in its report either way. */
 async function outputOf(workspace: Workspace, environment: Environment): Promise<string> {
   try {
     return await run(workspace, SUITE_PATH ?? '', [], environment)
@@ -61,20 +66,15 @@ async function outputOf(workspace: Workspace, environment: Environment): Promise
   }
 }
 
-const READ_ONLY = {
-  OCI_TLS: 'disabled',
-  OCI_API_PUSH: 'false',
-  OCI_API_BLOBS_DELETE: 'false',
-  OCI_API_MANIFESTS_DELETE: 'false',
-  OCI_API_TAGS_DELETE: 'false',
-}
-
-/** Reads lines such as `  OCI Conformance Test/empty/tag list: Pass`. */
-function readOutput(output: string): SuiteResult {
+/** Reads elements such as `<testcase name="…" classname="…" status="passed" …>`. */
+function readReport(report: string): SuiteResult {
   const [passed, failed] = [new Set<string>(), new Set<string>()]
-  for (const [, test = '', status] of output.matchAll(/^ *OCI Conformance Test\/(.+): (\w+)$/gm)) {
-    if (status === 'Pass') passed.add(test)
-    if (status === 'FAIL' || status === 'Error') failed.add(test)
+  const cases = report.matchAll(
+    /<testcase name="OCI \S+ Conformance Tests ([^"]+)"[^>]* status="(\w+)"/g,
+  )
+  for (const [, test = '', status] of cases) {
+    if (status === 'passed') passed.add(test)
+    else if (status !== 'skipped') failed.add(test)
   }
   for (const test of failed) passed.delete(test)
   return { passed, failed }
