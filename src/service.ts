@@ -161,7 +161,7 @@ async function startOn(
   const { budget, inventory, janitor } = housekeeping
   const { descriptors, guard, repositories: index, spools } = storage
   const memory = new ContentMemory()
-  const membership = new Membership({ index, inventory, storage: guard })
+  const membership = new Membership({ index, inventory, storage: guard, upstreams })
   const tags = new TagTable({ clock, index, storage: guard })
   const core = {
     clock,

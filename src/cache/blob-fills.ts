@@ -76,9 +76,9 @@ export class BlobFills {
       return this.#deps.findAgain(asked)
     }
     if (!running.repositories.has(repository.storedName)) {
-      if (!(await this.#deps.membership.isProven(repository, digest, 'blob'))) {
-        await this.#deps.ask(asked)
-      }
+      const isArriving = isFrom(running, repository)
+      const proof = this.#deps.membership.isProven(repository, digest, 'blob', { isArriving })
+      if (!(await proof)) await this.#deps.ask(asked)
       running.repositories.set(repository.storedName, repository)
     }
     return this.#join(asked, running.fill)
@@ -173,6 +173,14 @@ export class BlobFills {
       },
     }
   }
+}
+
+/** Whether the upstream that sends the bytes, or has said that it has them, is the repository's. */
+function isFrom({ repositories }: RunningFill, { upstream }: Repository): boolean {
+  // One that a client named may have been made anew since: it is told by where its repositories are stored.
+  return [...repositories.values()].some(
+    (each) => each.upstream.storedPrefix === upstream.storedPrefix,
+  )
 }
 
 function notNow(reason: string): RegistryError {

@@ -20,6 +20,8 @@ const NOTES_MAX = 50_000
  */
 const TAG_DIRECTORIES = 13
 const TAG_FILES = 2
+/** Looked at before a digest counts as nobody's that was wanted: thousands of repositories share a base layer. */
+const HOLDERS_MAX = 1_000
 /** Two digits: blobs share these. */
 const SHARDS = 256
 
@@ -191,6 +193,19 @@ export class Inventory {
   }
 
   /**
+   * Whether one of the repositories that hold a digest is wanted. Of these some may not be known, while the volume is
+   * looked through, or when there are very many: then it is false, too.
+   */
+  isHeldBy(digest: Digest, isWanted: (repository: RepositoryName) => boolean): boolean {
+    let looked = 0
+    for (const { repository } of this.#deps.index.eachLinkOf(digest)) {
+      if (isWanted(repository)) return true
+      if (++looked >= HOLDERS_MAX) break
+    }
+    return [this.#notes, this.#writing].some((notes) => isUsedBy(notes, digest, isWanted))
+  }
+
+  /**
    * Writes the notes down.
    *
    * @throws {StorageError} they stand, and are written the next time
@@ -319,6 +334,19 @@ function changesOf({ names, removed, stored, unlinked, uses }: Notes): IndexChan
     }),
     ...[...uses.values()].map(({ atMs, link }) => ({ change: 'use', link, atMs }) as const),
   ]
+}
+
+/** Notes are of the last seconds, so few; and most often none is of this digest. */
+function isUsedBy(
+  { used, uses }: Notes,
+  digest: Digest,
+  isWanted: (repository: RepositoryName) => boolean,
+): boolean {
+  if (!used.has(digest)) return false
+  for (const { link } of uses.values()) {
+    if (link.digest === digest && isWanted(link.repository)) return true
+  }
+  return false
 }
 
 function isEmpty(notes: Notes): boolean {

@@ -1,7 +1,8 @@
 // Rights: which repository is known to hold which content. Bytes are shared by digest, rights are not: a
 // private layer must not become readable through another repository's name. Known is what stands on disk as
-// a link, what one of the repository's own manifests names (as far as registries check that, see oci/manifest.ts),
-// or what its upstream confirms when asked.
+// a link, what its upstream confirms when asked, or what one of the repository's own manifests names (as far as
+// registries check that, see oci/manifest.ts). A registry checks that against what it has itself, so the last
+// counts only for bytes that have come from the same upstream: what another one has brought, it may name at will.
 
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
@@ -13,6 +14,7 @@ import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
+import type { Upstreams } from './upstreams.ts'
 
 /** About 10 MB; what is forgotten is read from disk again. */
 const REMEMBERED_MAX = 50_000
@@ -20,8 +22,10 @@ const REMEMBERED_MAX = 50_000
 interface Knowledge {
   /** Stands on disk. */
   readonly isLinked: boolean
-  /** By a link, by a manifest of this repository that would not be there without it, or by the upstream. */
+  /** By a link, or by the upstream. */
   readonly isProven: boolean
+  /** By a manifest of this repository that its registry would not have taken without it. */
+  readonly isNamed: boolean
   /** According to the manifest. */
   readonly sizeBytes: number | undefined
 }
@@ -30,13 +34,20 @@ export class Membership {
   readonly #index: RepositoryIndex
   readonly #inventory: Inventory
   readonly #storage: StorageGuard
+  readonly #upstreams: Pick<Upstreams, 'nameAt'>
   readonly #known = new LRUCache<string, Knowledge>({ max: REMEMBERED_MAX })
   readonly #proving = new InFlight<string, void>()
 
-  constructor(deps: { index: RepositoryIndex; inventory: Inventory; storage: StorageGuard }) {
+  constructor(deps: {
+    index: RepositoryIndex
+    inventory: Inventory
+    storage: StorageGuard
+    upstreams: Pick<Upstreams, 'nameAt'>
+  }) {
     this.#index = deps.index
     this.#inventory = deps.inventory
     this.#storage = deps.storage
+    this.#upstreams = deps.upstreams
   }
 
   /** Whether a link is known to stand on disk: no need to look, nor to write it. */
@@ -44,9 +55,19 @@ export class Membership {
     return this.#known.get(keyOf(repository.storedName, digest, kind))?.isLinked === true
   }
 
-  /** Whether the disk, or a manifest seen before, proves it. */
-  async isProven(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
-    return this.#isKnown(repository, digest, kind) || this.#hasLink(repository, digest, kind)
+  /**
+   * Whether the disk, the upstream or a manifest seen before proves it.
+   *
+   * @param options.isArriving the bytes are on their way from the repository's own upstream
+   */
+  async isProven(
+    repository: Repository,
+    digest: Digest,
+    kind: LinkKind,
+    { isArriving }: { isArriving: boolean },
+  ): Promise<boolean> {
+    const isKnown = this.#isKnown(repository, digest, kind, { isArriving })
+    return isKnown || this.#hasLink(repository, digest, kind)
   }
 
   /**
@@ -114,8 +135,22 @@ export class Membership {
   }
 
   /** By a manifest of the repository or by its upstream, if not by a link. */
-  #isKnown(repository: Repository, digest: Digest, kind: LinkKind): boolean {
-    return this.#known.get(keyOf(repository.storedName, digest, kind))?.isProven === true
+  #isKnown(
+    repository: Repository,
+    digest: Digest,
+    kind: LinkKind,
+    { isArriving = false } = {},
+  ): boolean {
+    const known = this.#known.get(keyOf(repository.storedName, digest, kind))
+    if (!known?.isNamed) return known?.isProven === true
+    return known.isProven || isArriving || this.#hasBrought(repository, digest)
+  }
+
+  /** Whether the repository's upstream has brought the bytes, under whatever name. */
+  #hasBrought({ upstream }: Repository, digest: Digest): boolean {
+    return this.#inventory.isHeldBy(digest, (holder) => {
+      return this.#upstreams.nameAt(upstream, holder) !== undefined
+    })
   }
 
   async #hasLink(repository: Repository, digest: Digest, kind: LinkKind): Promise<boolean> {
@@ -132,16 +167,16 @@ export class Membership {
     { isLinked }: { isLinked: boolean },
   ): void {
     const key = keyOf(repository.storedName, digest, kind)
-    const sizeBytes = this.#known.get(key)?.sizeBytes
-    this.#known.set(key, { isLinked, isProven: true, sizeBytes })
+    const { isNamed = false, sizeBytes } = this.#known.get(key) ?? {}
+    this.#known.set(key, { isLinked, isProven: true, isNamed, sizeBytes })
   }
 
   #noteNamed(repository: Repository, { digest, isProof, sizeBytes }: Descriptor): void {
     const key = keyOf(repository.storedName, digest, 'blob')
     const before = this.#known.get(key)
-    const isSettled = before?.isProven && before.sizeBytes !== undefined
-    if (isSettled || (before && !isProof)) return
-    this.#known.set(key, { isLinked: before?.isLinked ?? false, isProven: isProof, sizeBytes })
+    if (before?.isNamed || (before && !isProof)) return
+    const { isLinked = false, isProven = false } = before ?? {}
+    this.#known.set(key, { isLinked, isProven, isNamed: isProof, sizeBytes })
   }
 }
 

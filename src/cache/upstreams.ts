@@ -102,6 +102,8 @@ export class Upstreams {
       return storedName.startsWith(storedPrefix) ? storedName.slice(storedPrefix.length) : undefined
     }
     const host = hostIn(storedName)
+    // What an upstream has left that is no longer configured is not Docker Hub's, which has no name with a dot.
+    if (host?.includes('.') && this.main.isDockerHub) return undefined
     return host && (this.#others.has(host) || this.#patternFor(host)) ? undefined : storedName
   }
 

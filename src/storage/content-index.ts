@@ -140,9 +140,17 @@ export class ContentIndex {
 
   /** Who holds a digest. */
   linksOf(digest: Digest): LinkEntry[] {
+    return [...this.eachLinkOf(digest)]
+  }
+
+  /** The same one by one, for whoever need not see all of them: a base layer has thousands. */
+  *eachLinkOf(digest: Digest): Generator<LinkEntry> {
     const start = digestKey(digest)
     const range = this.#database?.links.getRange({ start, end: keyAfter(start) }) ?? []
-    return [...range].flatMap(({ key, value }) => linkEntry(key, value) ?? [])
+    for (const { key, value } of range) {
+      const entry = linkEntry(key, value)
+      if (entry) yield entry
+    }
   }
 
   /** What goes along with a manifest, stored or not: what it names, and what refers to it. */

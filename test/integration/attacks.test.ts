@@ -15,6 +15,7 @@ import {
 } from '../support/images.ts'
 import { startLayover } from '../support/layover.ts'
 import { hasRedisServer, RedisServer } from '../support/redis-server.ts'
+import { startUpstreams, type UpstreamSet } from '../support/upstream-set.ts'
 import { waitFor } from '../support/wait-for.ts'
 
 const NAME = 'library/alpine'
@@ -33,6 +34,78 @@ describe('CVE-2024-39897: a blob of another repository by its digest', () => {
     expect(answer.status).toBe(404)
     expect(answer.body.includes(secret.bytes.subarray(0, 64))).toBe(false)
     if (method === 'GET') expect(answer.body.toString()).toContain('"code":"BLOB_UNKNOWN"')
+  })
+})
+
+describe('a manifest of one registry that names what another one has', () => {
+  const SECRET = 'ghcr.test/corp/secret'
+  const EVIL = 'quay.test_5000/x/evil'
+  const secret = blobOf(2 * 1024 * 1024, 'secret of another registry')
+
+  /** Anybody may push such a manifest, if the registry does not look. */
+  async function startWithEvil(): Promise<UpstreamSet & { pullEvil: () => Promise<void> }> {
+    const set = await startUpstreams()
+    const config = blobOf(2, 'config')
+    const naming = manifestFrom(MEDIA_TYPES.ociManifest, {
+      config: descriptorOf('application/json', config),
+      layers: [descriptorOf('application/octet-stream', secret)],
+    })
+    set.upstreams['ghcr.test'].addBlob('corp/secret', secret)
+    set.upstreams['quay.test:5000'].addManifest('x/evil', naming.bytes, naming.mediaType, '1')
+    const pullEvil = async (): Promise<void> => {
+      expect((await set.layover.get(`/v2/${EVIL}/manifests/1`)).status).toBe(200)
+    }
+    return { ...set, pullEvil }
+  }
+
+  async function expectNoSecret({ layover, upstreams }: UpstreamSet): Promise<void> {
+    const evil = upstreams['quay.test:5000']
+    for (const method of ['HEAD', 'GET']) {
+      const before = evil.count({ kind: 'blob' })
+      const answer = await layover.get(`/v2/${EVIL}/blobs/${secret.digest}`, { method })
+      expect(answer.status).toBe(404)
+      expect(answer.body.includes(secret.bytes.subarray(0, 64))).toBe(false)
+      expect(evil.count({ kind: 'blob' })).toBe(before + 1)
+    }
+    expect(evil.count({ kind: 'blob', method: 'GET' })).toBe(0)
+    const links = (await layover.files('docker')).filter((file) => file.includes('x/evil/_layers'))
+    expect(links).toEqual([])
+  }
+
+  it.each(['before', 'after'])('is not served its bytes, stored %s it came', async (when) => {
+    const set = await startWithEvil()
+    if (when === 'after') await set.pullEvil()
+    await set.layover.get(`/v2/${SECRET}/blobs/${secret.digest}`)
+    await set.layover.stored(secret.digest)
+    if (when === 'before') await set.pullEvil()
+    await expectNoSecret(set)
+    await set.layover.restart()
+    await set.pullEvil()
+    await expectNoSecret(set)
+  })
+
+  it('does not join the download of the other one', async () => {
+    const set = await startWithEvil()
+    const { layover, pullEvil, upstreams } = set
+    await pullEvil()
+    const gate = upstreams['ghcr.test'].gate({ kind: 'blob', method: 'GET' }, { afterBytes: 1e6 })
+    const client = await layover.open(`/v2/${SECRET}/blobs/${secret.digest}`)
+    await client.read(1000)
+    await expectNoSecret(set)
+    gate.release()
+    expect((await client.finish()).ending).toBe('complete')
+    await layover.stored(secret.digest)
+    await expectNoSecret(set)
+  })
+
+  it('is not served what the main registry has either', async () => {
+    const set = await startWithEvil()
+    const { layover, pullEvil, upstreams } = set
+    upstreams.main.addBlob('corp/secret', secret)
+    await layover.get(`/v2/corp/secret/blobs/${secret.digest}`)
+    await layover.stored(secret.digest)
+    await pullEvil()
+    await expectNoSecret(set)
   })
 })
 

@@ -72,21 +72,25 @@ describe('a blob stored through one repository', () => {
     },
   )
 
-  it('is served under another without a question if a manifest of that one names it', async () => {
-    const { layover, upstream } = await startLayover()
-    const image = buildImage({ layers: [MIB] })
-    const [layer] = image.layers
-    if (!layer) throw new Error('an image without a layer')
-    upstream.addBlob(PRIVATE, layer)
-    upstream.addImage(OTHER, '1', image)
-    await layover.get(`/v2/${PRIVATE}/blobs/${layer.digest}`)
-    await layover.stored(layer.digest)
-    await layover.get(`/v2/${OTHER}/manifests/1`)
-    upstream.reset()
-    const answer = await layover.get(`/v2/${OTHER}/blobs/${layer.digest}`)
-    expect(answer.body.equals(layer.bytes)).toBe(true)
-    expect(upstream.count()).toBe(0)
-  })
+  it.each(['at once', 'after a restart'])(
+    'is served under another without a question if a manifest of that one names it, %s',
+    async (when) => {
+      const { layover, upstream } = await startLayover()
+      const image = buildImage({ layers: [MIB] })
+      const [layer] = image.layers
+      if (!layer) throw new Error('an image without a layer')
+      upstream.addBlob(PRIVATE, layer)
+      upstream.addImage(OTHER, '1', image)
+      await layover.get(`/v2/${PRIVATE}/blobs/${layer.digest}`)
+      await layover.stored(layer.digest)
+      if (when !== 'at once') await layover.restart()
+      await layover.get(`/v2/${OTHER}/manifests/1`)
+      upstream.reset()
+      const answer = await layover.get(`/v2/${OTHER}/blobs/${layer.digest}`)
+      expect(answer.body.equals(layer.bytes)).toBe(true)
+      expect(upstream.count()).toBe(0)
+    },
+  )
 
   it.each([
     ['to be had elsewhere', MEDIA_TYPES.ociManifest, { urls: ['https://layers.example/1'] }],
@@ -182,6 +186,23 @@ describe('a download that is under way', () => {
       const links = (await layover.files('docker')).filter((file) => file.includes('_layers'))
       return links.length === 2
     })
+  })
+
+  it('is joined without a question by one whose manifest names the blob', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage({ layers: [2 * MIB] })
+    const [layer] = image.layers
+    if (!layer) throw new Error('an image without a layer')
+    upstream.addBlob(PRIVATE, layer)
+    upstream.addImage(OTHER, '1', image)
+    await layover.get(`/v2/${OTHER}/manifests/1`)
+    const gate = upstream.gate({ kind: 'blob', method: 'GET' }, { afterBytes: MIB })
+    const one = await layover.open(`/v2/${PRIVATE}/blobs/${layer.digest}`)
+    const two = await layover.open(`/v2/${OTHER}/blobs/${layer.digest}`)
+    expect(two.header('cache-status')).toBe('layover; fwd=uri-miss; collapsed')
+    gate.release()
+    for (const client of [one, two]) expect((await client.finish()).ending).toBe('complete')
+    expect(upstream.count({ kind: 'blob' })).toBe(1)
   })
 
   it('survives that the repository which began it is refused', async () => {

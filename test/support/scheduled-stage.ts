@@ -225,7 +225,12 @@ export class ScheduledStage {
     this.#inventory.setComplete(true)
     const blobs = new BlobStore({ paths, writer, digester })
     this.#index = new RepositoryIndex({ paths, writer })
-    this.#membership = new Membership({ index: this.#index, inventory: this.#inventory, storage })
+    this.#membership = new Membership({
+      index: this.#index,
+      inventory: this.#inventory,
+      storage,
+      upstreams: { nameAt: (_upstream, name) => name },
+    })
     this.upstream = new ScheduledUpstream(plan, (label) => this.pause(label))
     this.clock = clock
     this.paths = paths

@@ -32,13 +32,16 @@ function upstreamOf(
   )
 }
 
-function upstreams(mainTtlMs = 1_000): { all: Upstreams; created: string[] } {
+function upstreams(
+  mainTtlMs = 1_000,
+  { isDockerHub = false } = {},
+): { all: Upstreams; created: string[] } {
   const created: string[] = []
   const create = (host: RegistryHost): Upstream => {
     created.push(host)
     return upstreamOf(host)
   }
-  const main = upstreamOf('main.example', { isMain: true, ttlMs: mainTtlMs })
+  const main = upstreamOf('main.example', { isMain: true, ttlMs: mainTtlMs, isDockerHub })
   const all = new Upstreams({
     main,
     mainServesDockerHub: false,
@@ -47,7 +50,7 @@ function upstreams(mainTtlMs = 1_000): { all: Upstreams; created: string[] } {
       upstreamOf('corp.example:5000', { ttlMs: 0 }),
     ],
     patterns: [
-      { pattern: '*', ttlMs: 3_000, create },
+      ...(isDockerHub ? [] : [{ pattern: '*', ttlMs: 3_000, create }]),
       { pattern: '*.pkg.dev', ttlMs: 4_000, create },
     ],
     hosts: new Map(),
@@ -123,5 +126,12 @@ describe('registries that patterns stand for', () => {
       stored.map((name) => all.nameAt(upstream, name))
     expect(namesAt()).toEqual([undefined, undefined, 'a', undefined])
     expect(namesAt(quay)).toEqual(['a', undefined, undefined, undefined])
+  })
+
+  it("leave names behind that are nobody else's, Docker Hub's least of all", () => {
+    const { all } = upstreams(0, { isDockerHub: true })
+    const stored = ['quay.io/a', 'library/a', 'localhost/a'].map(repositoryOf)
+    const names = stored.map((name) => all.nameAt(all.main, name))
+    expect(names).toEqual([undefined, 'library/a', 'localhost/a'])
   })
 })
