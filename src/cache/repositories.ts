@@ -34,6 +34,8 @@ export interface Address {
   readonly prefix?: RegistryHost | undefined
   /** The parameter that containerd and BuildKit send. */
   readonly ns?: RegistryHost | undefined
+  /** What it says if it is there again and says something else. */
+  readonly otherNs?: RegistryHost | undefined
 }
 
 /** A refusal, or what is found; both are remembered. */
@@ -89,10 +91,10 @@ export class Repositories {
   }
 
   #locate(address: Address, name: RepositoryName): Located {
-    const { bound = '', ns = '', prefix = '' } = address
+    const { bound = '', ns = '', otherNs = '', prefix = '' } = address
     const host = this.#upstreams.findByHost(address.host)?.name ?? ''
     // None of the parts has a space.
-    const key = `${name} ${bound} ${prefix} ${ns} ${host}`
+    const key = `${name} ${bound} ${prefix} ${ns} ${otherNs} ${host}`
     const known = this.#remembered.get(key)
     if (known !== undefined) return known
     const located = this.#find(address, name)
@@ -132,7 +134,8 @@ export class Repositories {
   }
 
   /** What all parts of an address but the name agree on; a text when they don't, or name what is not here. */
-  #said({ bound, host, ns, prefix }: Address): Upstream | string | undefined {
+  #said({ bound, host, ns, otherNs, prefix }: Address): Upstream | string | undefined {
+    if (ns && otherNs) return this.#disagreement(otherNs, ns)
     let agreed = bound === undefined ? undefined : this.#upstreams.byName(bound)
     const named = [this.#upstreams.findByHost(host)]
     for (const registry of [prefix, ns]) {

@@ -96,6 +96,12 @@ function otherOf(
     urlOf(url, childPath(`${path}.remoteurl`, index), findings),
   )
   const ownUrl = name === DOCKER_HUB ? DOCKER_HUB_URL : `https://${name}`
+  if (!isPattern && !isHost(name)) {
+    findings.problem(
+      path,
+      'is no host: its port is too large, or it is neither a name nor an address',
+    )
+  }
   const ownRules = tagRulesOf(document.tagrules)
   return {
     ...common,
@@ -265,6 +271,12 @@ function urlOf(url: string, path: string, findings: Findings): string {
     findings.warning(path, `${url} ends with /v2, which is appended to it anyway`)
   }
   return url
+}
+
+/** What URLs refuse, or write in another way (`127.1`), no client can name. */
+function isHost(name: string): boolean {
+  const url = `https://${name}`
+  return URL.canParse(url) && new URL(url).hostname === name.replace(/:\d+$/, '')
 }
 
 function isDockerHubUrl(url: string): boolean {

@@ -287,14 +287,17 @@ function addressOf(
   prefix: RegistryHost | undefined,
   query: URLSearchParams | undefined,
 ): Address {
-  const text = query?.get('ns') ?? ''
-  const ns = parseRegistryHost(text)
-  if (text !== '' && !ns) {
+  const named = new Set<RegistryHost>()
+  for (const text of query?.getAll('ns') ?? []) {
+    const host = parseRegistryHost(text)
+    if (host) named.add(host)
+    if (host || text === '') continue
     const code = handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
     const reason = `this cache does not serve the registry ${text.slice(0, 255)}`
     throw new RegistryError(code, { detail: { reason } })
   }
-  return { bound: boundUpstream, host: request.headers.host, prefix, ns }
+  const [ns, otherNs] = named
+  return { bound: boundUpstream, host: request.headers.host, prefix, ns, otherNs }
 }
 
 /** To the next page, addressed as this one was. */

@@ -1,5 +1,6 @@
 // The names of registries: a host, with a port if need be. Parsed once at the edge; what has the type is lower-case,
-// is one name for one registry, and holds nothing that a path or a log line could be broken with.
+// is one name for one registry, can stand in a URL as it is, and holds nothing that a path or a log line could be
+// broken with.
 
 import { parse } from 'tldts'
 
@@ -23,8 +24,14 @@ const DOCKER_HUB_NAMES: ReadonlySet<string> = new Set([
 /** @returns undefined for what is no host; `docker.io` for all of Docker Hub's names */
 export function parseRegistryHost(text: string): RegistryHost | undefined {
   const host = text.toLowerCase()
-  if (host.length > LENGTH_MAX || !HOST.test(host)) return undefined
+  if (host.length > LENGTH_MAX || !HOST.test(host) || !isInUrls(host)) return undefined
   return DOCKER_HUB_NAMES.has(host) ? DOCKER_HUB : (host as RegistryHost)
+}
+
+/** Not so what looks like IDNA and is none (`xn--a.com`), other ways to write an address (`127.1`), ports without end. */
+function isInUrls(host: string): boolean {
+  const url = `https://${host}`
+  return URL.canParse(url) && new URL(url).hostname === host.replace(/:\d+$/, '')
 }
 
 export function isDockerHub(host: RegistryHost): boolean {

@@ -105,6 +105,7 @@ describe('a request that names two upstreams', () => {
     ['by its name and ns', `/v2/ghcr.test/${REPOSITORY}/manifests/1?ns=quay.test:5000`, {}],
     ['before /v2/ and by ns', `/ghcr.test/v2/${REPOSITORY}/manifests/1?ns=quay.test:5000`, {}],
     ['before /v2/ and by its name', `/ghcr.test/v2/quay.test_5000/${REPOSITORY}/manifests/1`, {}],
+    ['by ns twice', `/v2/${REPOSITORY}/manifests/1?ns=quay.test:5000&ns=ghcr.test`, {}],
     ['by Host and ns', `/v2/${REPOSITORY}/manifests/1?ns=ghcr.test`, { Host: 'quay.cache.test' }],
   ])('%s is refused, and the log says so once', async (_how, path, headers) => {
     const { counts, layover } = await startUpstreams()
@@ -116,6 +117,12 @@ describe('a request that names two upstreams', () => {
     expect(counts()).toEqual({ [GHCR]: 0, [QUAY]: 0, main: 0 })
     const message = 'a client names two registries at once; check its mirror settings'
     expect(layover.messages().filter((each) => each === message)).toHaveLength(1)
+  })
+
+  it('in the same way is one that names one', async () => {
+    const { images, layover } = await startUpstreams()
+    const answer = await layover.get(`/v2/${REPOSITORY}/manifests/1?ns=ghcr.test&ns=&ns=GHCR.test`)
+    expect(answer.header('docker-content-digest')).toBe(images[GHCR].manifest.digest)
   })
 
   it('by its listener and ns is refused', async () => {
@@ -384,6 +391,8 @@ describe('any public registry, if that is wanted', () => {
     'printer.local',
     'registry.default.svc.cluster.local',
     'example.com:8080',
+    'xn--a.com',
+    '0x7f.1',
   ])('is not %s', async (name) => {
     const { counts, layover } = await startUpstreams({ proxy: wildcard() })
     const path = `/v2/${REPOSITORY}/manifests/1?ns=${encodeURIComponent(name)}`

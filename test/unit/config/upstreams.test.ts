@@ -41,6 +41,10 @@ describe('proxy.upstreams', () => {
     expect(load(text(`upstreams: {"${name}": {}}`)).warnings).toEqual([])
   })
 
+  it.each(['xn--a.com', '127.1:5000', 'a.io:65536', 'a.io.300'])('refuses %s', (name) => {
+    expect(problems(name, '{}')).toEqual([expect.stringContaining('is no host')])
+  })
+
   it.each(['docker.io', 'index.docker.io', 'registry-1.docker.io'])('knows %s', (name) => {
     const lines = [
       'version: 0.1',

@@ -38,6 +38,12 @@ describe('parseRegistryHost', () => {
     'https://a.io',
     '[::1]:5000',
     'ä.example',
+    'xn--a.com',
+    'a.xn--',
+    'registry.0x7f',
+    '127.1',
+    '256.0.0.1',
+    'a.io:65536',
     `${'a'.repeat(250)}.example`,
   ])('refuses %j', (text) => {
     expect(parseRegistryHost(text)).toBeUndefined()
