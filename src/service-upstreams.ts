@@ -101,8 +101,9 @@ async function registryOptions(
       connectTimeoutMs: configured.connectTimeoutMs,
       tls,
     },
-    // Clients name these: they must not lead into our own network.
-    isUntrusted: configured.name === '*',
+    // Clients choose these names, and whoever has one below the domain chooses its address: neither must lead into
+    // our own network unless the operator says so (redirecthosts, allowprivateaddresses).
+    isUntrusted: configured.name.startsWith('*'),
     allowPrivateAddresses: configured.allowsPrivateAddresses,
     userAgent,
     viaName,

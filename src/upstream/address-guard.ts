@@ -121,7 +121,7 @@ export class AddressGuard {
         ? `${host}, which is not a public address`
         : `${host}, which is at no public address`
     const remedy = isUntrusted
-      ? 'give this upstream an entry of its own'
+      ? `give this upstream an entry of its own, or add it to ${settingsPath}.redirecthosts`
       : `add it to ${settingsPath}.redirecthosts (or allowedrealms)`
     const message = `${name} leads to ${what}: if that is right, ${remedy}`
     if (this.#warned !== host) {

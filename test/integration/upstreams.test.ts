@@ -431,3 +431,19 @@ describe('any public registry, if that is wanted', () => {
     expect(await layover.metric(`layover_upstream_requests_total{${labels}}`)).toBeGreaterThan(0)
   })
 })
+
+describe('the registries below a domain', () => {
+  it('are not asked within our network, unless that is allowed', async () => {
+    const { layover, upstreams } = await startUpstreams({
+      proxy: { upstreams: { '*.localhost': {} } },
+    })
+    const path = `/v2/${REPOSITORY}/manifests/1?ns=inside.localhost`
+    expect((await layover.get(path)).status).toBe(503)
+    expect(layover.messages()).toContainEqual(
+      expect.stringMatching(
+        /^inside\.localhost leads to .* at no public address: .*\.redirecthosts$/,
+      ),
+    )
+    expect(upstreams.main.count()).toBe(0)
+  })
+})

@@ -164,8 +164,21 @@ describe('an upstream that a client named', () => {
   ])('is not asked at %s', async (host, names) => {
     const target = await startTarget()
     const { client } = clientOf(`http://${host}:${target.port}`, { names, isUntrusted: true })
-    expect((await failureOf(client.getManifest(alpine, 'a'))).kind).toBe('bad-response')
+    const failure = await failureOf(client.getManifest(alpine, 'a'))
+    expect(failure.kind).toBe('bad-response')
+    expect(failure.message).toContain('entry of its own, or add it to proxy.redirecthosts')
     expect(target.sockets).toEqual([])
+  })
+
+  it('is asked inside if the operator allows that for its name', async () => {
+    const target = await startTarget()
+    const { client } = clientOf(`http://inside.test:${target.port}`, {
+      names: { 'inside.test': [PRIVATE] },
+      isUntrusted: true,
+      redirectHosts: ['*.test'],
+    })
+    await client.getManifest(alpine, 'a')
+    expect(target.sockets.length).toBeGreaterThan(0)
   })
 
   it('is asked at a public address, and may not send us inside', async () => {
