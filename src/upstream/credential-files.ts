@@ -9,6 +9,8 @@ const FILE_SIZE_MAX_BYTES = 256 * 1024
 
 /** How soon a changed file is noticed when the old credentials still work; refused ones are read at once. */
 export const FILE_LIFETIME_MS = 10_000
+/** The same once they were refused: somebody is about to correct them. */
+export const REFUSED_FILE_LIFETIME_MS = 1_000
 
 export interface CredentialFiles {
   readonly username: string | undefined

@@ -5,7 +5,12 @@ import { homedir } from 'node:os'
 import { join } from 'node:path'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
-import { FILE_LIFETIME_MS, readLoginFiles, readSmallFile } from './credential-files.ts'
+import {
+  FILE_LIFETIME_MS,
+  readLoginFiles,
+  readSmallFile,
+  REFUSED_FILE_LIFETIME_MS,
+} from './credential-files.ts'
 import {
   askHelper,
   customHelper,
@@ -58,7 +63,11 @@ export function createCredentials(
       return fixed(loginOf(options.username, options.password))
     case 'files': {
       const read = (): Promise<Login> => readLoginFiles(options)
-      return forAnyHost(new Remembered(deps, { name, lifetimeMs: FILE_LIFETIME_MS, read }), host)
+      const memory = new Remembered(deps, { name, lifetimeMs: FILE_LIFETIME_MS, read })
+      return {
+        ...forAnyHost(memory, host),
+        current: (_host, options) => memory.current(host, maxAgeOf(options)),
+      }
     }
     case 'docker-config':
       return new DockerConfigCredentials(deps, { ...upstream, file: options.file })
@@ -70,7 +79,8 @@ export function createCredentials(
       // As registry:3: asked about the host that the credentials will be sent to.
       const read = (realmHost: string, signal: AbortSignal): Promise<Login | undefined> =>
         askHelper(program, realmHost, { clock, signal })
-      return new Remembered(deps, { name, lifetimeMs, read })
+      const memory = new Remembered(deps, { name, lifetimeMs, read })
+      return { ...forAnyHost(memory, host), current: (realmHost) => memory.current(realmHost) }
     }
   }
 }
@@ -90,6 +100,11 @@ function helperCredentials(
     askHelper(program, server, { clock, signal })
   const lifetimeMs = HELPER_LIFETIME_MS
   return forAnyHost(new Remembered({ clock, logger }, { name, lifetimeMs, read }), server)
+}
+
+/** Of what stands in a file. */
+function maxAgeOf({ wasRefused = false } = {}): { maxAgeMs?: number } {
+  return wasRefused ? { maxAgeMs: REFUSED_FILE_LIFETIME_MS } : {}
 }
 
 /** Known under one name, wherever they are sent: asking for them under another is no reason to read again. */
@@ -122,8 +137,8 @@ class DockerConfigCredentials implements Credentials {
     this.#file = new Remembered(deps, { name, lifetimeMs: FILE_LIFETIME_MS, read })
   }
 
-  async current(host: string): Promise<Login | undefined> {
-    const entry = await this.#file.current(this.#host)
+  async current(host: string, options?: { wasRefused?: boolean }): Promise<Login | undefined> {
+    const entry = await this.#file.current(this.#host, maxAgeOf(options))
     if (entry && 'helper' in entry) return this.#helperOf(entry).current(host)
     return entry?.login
   }

@@ -82,6 +82,7 @@ export class LoginGuard {
    * @throws the reason of `signal`
    */
   async acquire(host: string, signal?: AbortSignal): Promise<LoginLease | undefined> {
+    let isReadAnew = false
     for (;;) {
       const current = this.#current(host)
       const login = await (signal ? leaveOnAbort(current, signal) : current)
@@ -89,7 +90,13 @@ export class LoginGuard {
       const key = keyOf(login)
       if (key === this.#acceptedKey) return this.#lease(login, key)
       this.#checkRest(key)
-      if (!this.#probe) return this.#startProbe(login, key)
+      if (!this.#probe) {
+        if (key !== this.#refusal?.key || isReadAnew) return this.#startProbe(login, key)
+        // It may have been corrected since it was read: each refusal too many brings the account closer to its lock.
+        this.#deps.credentials.forget()
+        isReadAnew = true
+        continue
+      }
       await (signal ? leaveOnAbort(this.#probe, signal) : this.#probe)
     }
   }
@@ -106,7 +113,8 @@ export class LoginGuard {
 
   async #current(host: string): Promise<Login | undefined> {
     try {
-      const login = await this.#deps.credentials.current(host)
+      const wasRefused = this.#refusal !== undefined
+      const login = await this.#deps.credentials.current(host, { wasRefused })
       this.#isUnavailable = false
       // What was refused has been taken away.
       if (!login) this.#toldKey = undefined

@@ -10,9 +10,10 @@ export interface Credentials {
    * What is to be used now; undefined to ask anonymously.
    *
    * @param host where it will be sent: that of the token realm, or of the registry itself
+   * @param options.wasRefused what was given last was refused: a source that costs little is looked at more often
    * @throws {CredentialsError} there should be one, but it cannot be had
    */
-  current(host: string): Promise<Login | undefined>
+  current(host: string, options?: { readonly wasRefused?: boolean }): Promise<Login | undefined>
   /** The upstream refused what `current` gave: it is read anew when it is next asked for. */
   forget(): void
   /** Ends what runs. */

@@ -44,13 +44,17 @@ export class Remembered<Value> {
     this.#options = options
   }
 
-  /** @throws {CredentialsError} */
-  async current(host: string): Promise<Value | undefined> {
+  /**
+   * @param options.maxAgeMs if it is shorter than the value's lifetime, and than the pause after a failure
+   * @throws {CredentialsError}
+   */
+  async current(host: string, { maxAgeMs = Infinity } = {}): Promise<Value | undefined> {
     if (this.#reading?.host === host) return this.#reading.value
     const nowMs = this.#clock.monotonic()
     const held = this.#held?.host === host ? this.#held : undefined
-    if (held && nowMs - held.readAtMs < this.#options.lifetimeMs) return held.value
-    if (this.#failure && nowMs - this.#failure.atMs < SOURCE_PAUSE_MS) {
+    if (held && nowMs - held.readAtMs < Math.min(this.#options.lifetimeMs, maxAgeMs))
+      return held.value
+    if (this.#failure && nowMs - this.#failure.atMs < Math.min(SOURCE_PAUSE_MS, maxAgeMs)) {
       if (held) return held.value
       throw this.#failure.error
     }

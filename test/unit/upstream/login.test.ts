@@ -1,7 +1,7 @@
 // Who may try which credentials when: the guard and the tokens together, over real sockets.
 
 import type { ServerResponse } from 'node:http'
-import { writeFile } from 'node:fs/promises'
+import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { CredentialsOptions } from '../../../src/upstream/credentials.ts'
@@ -222,10 +222,42 @@ describe('credentials that change', () => {
     const { credentials, passwordFile } = await fileOf('wrong')
     const rig = logInto(server, credentials)
     await failureOf(pull(rig))
+    await failureOf(pull(rig))
     await writeFile(passwordFile, 'right')
-    await rig.clock.advance(10_000)
+    await rig.clock.advance(1_000)
     await pull(rig)
     expect(attempts).toHaveLength(2)
+  })
+
+  it('are read again before the old ones are tried again', async () => {
+    const { attempts, server } = await startBearer(({ authorization }) =>
+      authorization === basicOf('right') ? 200 : 401,
+    )
+    const { credentials, passwordFile } = await fileOf('wrong')
+    const rig = logInto(server, credentials)
+    await failureOf(pull(rig))
+    await rig.clock.advance(MINUTE_MS - 1)
+    // Read a moment before they are due, and corrected in that moment.
+    await failureOf(pull(rig))
+    await writeFile(passwordFile, 'right')
+    await rig.clock.advance(1)
+    await Promise.all([pull(rig), pull(rig, 'other')])
+    const refused = attempts.filter(({ authorization }) => authorization === basicOf('wrong'))
+    expect(refused).toHaveLength(1)
+  })
+
+  it('may be missing for a moment', async () => {
+    const { server } = await startBearer(({ authorization }) =>
+      authorization === basicOf('right') ? 200 : 401,
+    )
+    const { credentials, passwordFile } = await fileOf('wrong')
+    const rig = logInto(server, credentials)
+    await failureOf(pull(rig))
+    await rm(passwordFile)
+    await failureOf(pull(rig))
+    await writeFile(passwordFile, 'right')
+    await rig.clock.advance(1_000)
+    await pull(rig)
   })
 
   it('each time, and are wrong each time, are tried every ten seconds at most', async () => {
