@@ -107,7 +107,8 @@ export class RegistryRoutes {
   }
 
   #locate({ address, exchange }: Asked, name: RepositoryName): Repository {
-    const via = checkedVia(exchange.header('via'), this.#options.viaName)
+    const trace = { via: exchange.header('via'), userAgent: exchange.header('user-agent') }
+    const via = checkedVia(trace, this.#options.viaName)
     const code = exchange.handler === 'blob' ? 'BLOB_UNKNOWN' : 'MANIFEST_UNKNOWN'
     const repository = this.#deps.repositories.locate(address, name, code, via)
     exchange.repository = repository.storedName

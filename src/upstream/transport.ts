@@ -214,10 +214,10 @@ export class Transport {
         method,
         body: content ?? null,
         headers: {
+          'user-agent': this.#userAgent,
           ...headers,
           // Digests and sizes are those of the content; a gzipped answer would have neither.
           'accept-encoding': 'identity',
-          'user-agent': this.#userAgent,
           ...(authorization === undefined ? {} : { authorization }),
         },
         signal,

@@ -9,12 +9,18 @@ import { startLayover, type Layover } from '../support/layover.ts'
 
 const REPOSITORY = 'team/app'
 
-/** Passes everything on to where `target` says, as a proxy that knows nothing of `Via`. */
-async function startRelay(): Promise<{ url: string; target: string; count: number }> {
+/** Passes everything on to where `target` says, as a proxy that adds nothing to `Via`, or even takes it away. */
+async function startRelay({ dropsVia = false } = {}): Promise<{
+  url: string
+  target: string
+  count: number
+}> {
   const relay = { url: '', target: '', count: 0 }
   const server = createServer((message, response) => {
     relay.count++
-    const { headers, method, url = '' } = message
+    const { method, url = '' } = message
+    const { via, ...others } = message.headers
+    const headers = dropsVia || via === undefined ? others : { ...others, via }
     const onward = request(relay.target + url, { method, headers }, (answer) => {
       response.writeHead(answer.statusCode ?? 0, answer.headers)
       answer.on('data', (chunk: Buffer) => response.write(chunk)).on('end', () => response.end())
@@ -103,8 +109,19 @@ describe('a cache that leads back to itself', () => {
     },
   )
 
-  it('by way of another one says so too, as does the other one', async () => {
-    const [one, two] = [await startRelay(), await startRelay()]
+  it('through a proxy that drops Via says so, too', async () => {
+    const relay = await startRelay({ dropsVia: true })
+    const layover = await startBehind(relay.url)
+    relay.target = layover.url
+    const answer = await layover.get(`/v2/${REPOSITORY}/manifests/1`)
+    expect([answer.status, relay.count]).toEqual([508, 1])
+  })
+
+  it.each([
+    ['', {}],
+    [' through proxies that drop Via', { dropsVia: true }],
+  ])('by way of another one%s says so too, as does the other one', async (_how, options) => {
+    const [one, two] = [await startRelay(options), await startRelay(options)]
     const first = await startBehind(two.url)
     const second = await startBehind(one.url)
     one.target = first.url

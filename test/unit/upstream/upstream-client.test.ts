@@ -315,6 +315,11 @@ describe('a client with limits of its own', () => {
       '1.1 layover-1',
       '1.1 layover-2, 1.1 layover-1',
     ])
+    expect(server.hits.map(({ headers }) => headers['user-agent'])).toEqual([
+      'layover/1.2.3',
+      'layover/1.2.3 (layover-1)',
+      'layover/1.2.3 (layover-2 layover-1)',
+    ])
   })
 
   it('gives up after its own limit', async () => {
