@@ -8,6 +8,7 @@ import type { DestinationStream, Logger } from 'pino'
 import { Administration } from './cache/administration.ts'
 import { BlobCache } from './cache/blob-cache.ts'
 import { ContentMemory } from './cache/content-memory.ts'
+import { settleHosts } from './cache/host-ownership.ts'
 import { ListingCache } from './cache/listing-cache.ts'
 import { ManifestCache } from './cache/manifest-cache.ts'
 import { Membership } from './cache/membership.ts'
@@ -144,6 +145,9 @@ async function startOn(
     if (credentials) metrics.loginFailing.set({ upstream: name }, 0)
   }
   health.addNotes(() => upstreams.problems)
+
+  // Before anything is served or looked at: is what stands under a host's name still that upstream's?
+  await settleHosts({ logger, paths, upstreams, writer: storage.writer, index: storage.index })
 
   const housekeeping = await createHousekeeping(configuration.storage, storage, {
     clock,

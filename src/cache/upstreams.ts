@@ -4,12 +4,13 @@
 import { LRUCache } from 'lru-cache'
 import type { RepositoryName } from '../oci/reference.ts'
 import {
-  isDockerHub,
-  isPublicName,
+  DOCKER_HUB,
+  matchesHost,
   parsePathName,
   pathNameOf,
   type RegistryHost,
 } from '../oci/registry-host.ts'
+import { isOwnHost, type HostNames } from './host-names.ts'
 import type { Upstream, UpstreamRules } from './upstream.ts'
 
 /**
@@ -37,7 +38,8 @@ export interface UpstreamsOptions {
 
 export class Upstreams {
   readonly main: Upstream
-  readonly #mainServesDockerHub: boolean
+  /** By them what is stored is told apart. */
+  readonly hostNames: HostNames
   readonly #others: ReadonlyMap<RegistryHost, Upstream>
   /** The most special first. */
   readonly #patterns: readonly UpstreamPattern[]
@@ -46,20 +48,24 @@ export class Upstreams {
 
   constructor({ hosts, main, mainServesDockerHub, others, patterns }: UpstreamsOptions) {
     this.main = main
-    this.#mainServesDockerHub = mainServesDockerHub
     this.#others = new Map(
       others.flatMap((each) => (each.namespace ? [[each.namespace, each]] : [])),
     )
     this.#patterns = [...patterns].sort((a, b) => b.pattern.length - a.pattern.length)
     this.#hosts = hosts
+    this.hostNames = {
+      others: [...this.#others.keys(), ...this.#patterns.map(({ pattern }) => pattern)].sort(),
+      main: [main.namespace, mainServesDockerHub ? DOCKER_HUB : undefined].filter(
+        (host) => host !== undefined,
+      ),
+    }
   }
 
   /** The one that a registry's name means. */
   find(host: RegistryHost): Upstream | undefined {
     const other = this.#others.get(host)
     if (other) return other
-    const isMain = host === this.main.namespace
-    if (isMain || (isDockerHub(host) && this.#mainServesDockerHub)) return this.main
+    if (this.hostNames.main.includes(host)) return this.main
     return this.#byPattern.get(host) ?? this.#create(host)
   }
 
@@ -104,7 +110,7 @@ export class Upstreams {
     const host = hostIn(storedName)
     // What an upstream has left that is no longer configured is not Docker Hub's, which has no name with a dot.
     if (host?.includes('.') && this.main.isDockerHub) return undefined
-    return host && (this.#others.has(host) || this.#patternFor(host)) ? undefined : storedName
+    return host && isOwnHost(this.hostNames, host) ? undefined : storedName
   }
 
   async close(): Promise<void> {
@@ -123,9 +129,7 @@ export class Upstreams {
   }
 
   #patternFor(host: RegistryHost): UpstreamPattern | undefined {
-    return this.#patterns.find(({ pattern }) =>
-      pattern === '*' ? isPublicName(host) : host.endsWith(pattern.slice(1)),
-    )
+    return this.#patterns.find(({ pattern }) => matchesHost(pattern, host))
   }
 }
 

@@ -14,7 +14,7 @@ const HOST = new RegExp(
   `^(?:localhost(?::\\d{1,5})?|${LABEL}(?:\\.${LABEL})+(?::\\d{1,5})?|${LABEL}:\\d{1,5})$`,
 )
 
-const DOCKER_HUB = 'docker.io' as RegistryHost
+export const DOCKER_HUB = 'docker.io' as RegistryHost
 const DOCKER_HUB_NAMES: ReadonlySet<string> = new Set([
   DOCKER_HUB,
   'index.docker.io',
@@ -42,6 +42,12 @@ export function isDockerHub(host: RegistryHost): boolean {
 export function isPublicName(host: RegistryHost): boolean {
   const { domain, hostname, isIcann } = parse(host)
   return hostname === host && isIcann === true && domain !== null
+}
+
+/** @param pattern a host; `*` for any public name, `*.domain` for all below one */
+export function matchesHost(pattern: string, host: RegistryHost): boolean {
+  if (pattern === '*') return isPublicName(host)
+  return pattern.startsWith('*') ? host.endsWith(pattern.slice(1)) : host === pattern
 }
 
 /** As a component of a repository's name, which has no place for a colon; no host has an underscore. */

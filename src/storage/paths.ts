@@ -17,6 +17,7 @@
 //       ├── spool/<algorithm>-<hex>.part                   a download that is not complete
 //       ├── temporary/                                     small files on their way to a rename
 //       ├── quarantine/                                    bytes that did not match their name
+//       ├── hosts.json                                     which hosts had upstreams of their own, not the main one
 //       └── index/                                         last use of everything, rebuilt when lost
 //
 // A link file holds the digest's text without a newline. All of it is on one file system: moves are renames.
@@ -34,6 +35,7 @@ export class StoragePaths {
   readonly temporary: string
   readonly quarantine: string
   readonly index: string
+  readonly hostNames: string
   readonly adminSocket: string
 
   /** @param rootDirectory `storage.filesystem.rootdirectory`; may be relative, may be a symbolic link */
@@ -48,6 +50,7 @@ export class StoragePaths {
     this.temporary = path.join(own, 'temporary')
     this.quarantine = path.join(own, 'quarantine')
     this.index = path.join(own, 'index')
+    this.hostNames = path.join(own, 'hosts.json')
     this.adminSocket = path.join(own, 'admin.sock')
   }
 
