@@ -157,11 +157,9 @@ export class Janitor {
   /** Looks through the volume, once. */
   async scanVolume(): Promise<void> {
     const { budget, clock, index, inventory, scan } = this.#deps
-    const isOurs = index.hasSeenAll
     if (!(await scan.run(this.#options.partialMaxAgeMs))) return
     inventory.setComplete(true)
-    // In a volume that is taken over they may be what registry has left; in ours, only a crash leaves them.
-    this.#orphans = isOurs ? scan.orphans : []
+    this.#orphans = scan.orphans
     this.#orphansDueMs = clock.monotonic() + ORPHAN_AGE_MS
     // Complete only when it is closed in order; but all was seen once.
     await index.markSeen()
@@ -286,14 +284,25 @@ export class Janitor {
     await remover.unlink({ digest, kind, repository })
     metrics.expired.inc({ type: kind })
     const others = index.linksOf(digest).filter((link) => link.repository !== repository)
-    const isWanted = others.some((link) => !this.#isDue(link)) || this.#isUsedSince(now)
-    if (!isWanted) await this.#removeUnlinked(digest)
+    const isUsed = this.#isUsedSince(now)
+    if (!isUsed && others.every((link) => this.#isDue(link))) await this.#removeUnlinked(digest)
+    else if (others.length === 0) await this.#keepUnlinked(digest)
   }
 
   /** By an image that names it, though its repository never asked for it under its own name. */
   #isUsedSince({ digest, lastUsedMs }: LinkEntry): boolean {
     const blob = this.#deps.index.blob(digest)
     return blob !== undefined && blob.namedBy > 0 && blob.lastUsedMs > lastUsedMs
+  }
+
+  /** What is left without a link now is not what a crash has left. */
+  async #keepUnlinked(digest: Digest): Promise<void> {
+    const { index } = this.#deps
+    const blob = index.blob(digest)
+    if (!blob) return
+    const { allocatedBytes, isManifest, lastUsedMs: atMs } = blob
+    const mayLackLink = true
+    await index.write([{ change: 'store', digest, allocatedBytes, isManifest, atMs, mayLackLink }])
   }
 
   async #removeUnlinked(digest: LinkEntry['digest']): Promise<void> {

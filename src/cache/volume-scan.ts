@@ -25,7 +25,7 @@ import type { Retention } from './retention.ts'
 const BATCH_CHANGES = 500
 /** Blobs looked at side by side: a network file system answers each late. */
 const STATS_AT_ONCE = 16
-/** What is beyond is kept for the ttl: there is no crash in which so many downloads end at once. */
+/** What is beyond stays for the ttl, or until the next crash: there is no crash in which so many downloads end at once. */
 const ORPHANS_MAX = 10_000
 
 export interface VolumeScanDeps {
@@ -62,16 +62,17 @@ export class VolumeScan {
   #isStopped = false
   #report = { ...NOTHING }
   #batch: IndexChange[] = []
-  /** Bytes that were not known before. */
-  #found: Digest[] = []
+  /** Whether the whole tree was seen before: then what lacks a link is not what another registry has left. */
+  #isOurs = false
+  #orphans: Digest[] = []
 
   constructor(deps: VolumeScanDeps) {
     this.#deps = deps
   }
 
-  /** What the last run has found that no repository links. */
-  get orphans(): Digest[] {
-    return this.#found.filter((digest) => this.#deps.index.linksOf(digest).length === 0)
+  /** Bytes that the last run has found without a link, as only a crash leaves them. */
+  get orphans(): readonly Digest[] {
+    return this.#orphans
   }
 
   /** Ends a run at its next step. */
@@ -85,10 +86,11 @@ export class VolumeScan {
    * @throws {StorageError}
    */
   async run(uploadMaxAgeMs: number): Promise<boolean> {
-    const { blobs, paths, repositories } = this.#deps
+    const { blobs, index, paths, repositories } = this.#deps
     this.#report = { ...NOTHING }
     this.#batch = []
-    this.#found = []
+    this.#isOurs = index.hasSeenAll
+    this.#orphans = []
     for await (const shard of blobs.shards()) {
       if (this.#isStopped) return false
       await this.#lookAtShard(shard)
@@ -104,6 +106,8 @@ export class VolumeScan {
       await this.#lookAtTags(repository)
     }
     await this.#write()
+    if (this.#isOurs) await this.#findOrphans()
+    if (this.#isStopped) return false
     this.#tell()
     return true
   }
@@ -127,13 +131,24 @@ export class VolumeScan {
       await this.#lookAtNothing(digest, known)
       return
     }
-    if (!known && this.#found.length < ORPHANS_MAX) this.#found.push(digest)
     const { allocatedBytes } = info
     this.#report.blobs++
     this.#report.bytes += allocatedBytes
     if (known?.allocatedBytes === allocatedBytes) return
     const atMs = known?.lastUsedMs ?? this.#deps.retention.assumedLastUseMs(digest, undefined)
-    await this.#add({ change: 'store', digest, allocatedBytes, isManifest: false, atMs })
+    const found = { change: 'store', digest, allocatedBytes, isManifest: false, atMs } as const
+    await this.#add(known || this.#isOurs ? found : { ...found, mayLackLink: true })
+  }
+
+  /** Also those that were known: the process may have ended again before an earlier scan's had gone. */
+  async #findOrphans(): Promise<void> {
+    const { index, inventory } = this.#deps
+    for await (const { digest, mayLackLink } of index.blobs()) {
+      if (this.#isStopped || this.#orphans.length >= ORPHANS_MAX) return
+      // What has just come gets its link in a moment.
+      if (mayLackLink || inventory.hasNoteOf(digest) || index.linksOf(digest).length > 0) continue
+      this.#orphans.push(digest)
+    }
   }
 
   async #lookAtNothing(digest: Digest, known: BlobEntry | undefined): Promise<void> {

@@ -29,6 +29,8 @@ export type IndexChange =
       readonly allocatedBytes: number
       readonly isManifest: boolean
       readonly atMs: number
+      /** Until somebody links it. Not given: as before. */
+      readonly mayLackLink?: true
     }
   /** A link to stored bytes was used, or made. Renews with it what belongs to the same image. */
   | { readonly change: 'use'; readonly link: Link; readonly atMs: number }
@@ -117,6 +119,7 @@ class ChangeWriter {
     atMs,
     digest,
     isManifest,
+    mayLackLink,
   }: Extract<IndexChange, { change: 'store' }>): void {
     const before = this.#blob(digest)
     this.#putBlob(digest, before, {
@@ -125,6 +128,7 @@ class ChangeWriter {
       isStored: true,
       lastUsedMs: Math.max(atMs, before?.lastUsedMs ?? 0),
       namedBy: before?.namedBy ?? 0,
+      mayLackLink: mayLackLink ?? before?.mayLackLink ?? false,
     })
     if (before?.isStored) return
     // What refers to it may have come before it.
@@ -134,7 +138,9 @@ class ChangeWriter {
   /** Using a manifest uses its image; using a layer, which many images share, says nothing of any of them. */
   #use({ digest, kind, repository }: Link, atMs: number): void {
     // Removed meanwhile: there is no link to nothing.
-    if (!this.#blob(digest)?.isStored) return
+    const blob = this.#blob(digest)
+    if (!blob?.isStored) return
+    if (blob.mayLackLink) this.#putBlob(digest, blob, { ...blob, mayLackLink: false })
     const key = linkKey(digest, repository)
     const before = linkRecord(this.#database.links.get(key))
     // A manifest that is asked for as a blob too remains one.
@@ -246,7 +252,12 @@ class ChangeWriter {
       const link = linkOfKey(key)
       if (link) this.#unlink(digest, link.repository)
     }
-    this.#putBlob(digest, before, { ...before, isStored: false, allocatedBytes: 0 })
+    this.#putBlob(digest, before, {
+      ...before,
+      isStored: false,
+      allocatedBytes: 0,
+      mayLackLink: false,
+    })
     for (const child of this.#names(digest)) {
       this.#countNamed(child, -1, 0)
       takeOut(this.#database.named, child, digest)
@@ -305,6 +316,7 @@ const NAMED_ONLY: BlobRecord = {
   isManifest: false,
   isStored: false,
   lastUsedMs: 0,
+  mayLackLink: false,
   namedBy: 0,
 }
 

@@ -30,7 +30,7 @@ export interface IndexDatabase {
 }
 
 /** Another meaning of the stored bytes gets another number, and old ones are rebuilt. */
-export const FORMAT = 2
+export const FORMAT = 3
 /** Keys of `meta`. */
 export const FORMAT_KEY = 'format'
 export const COMPLETE_KEY = 'complete'

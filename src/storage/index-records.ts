@@ -21,6 +21,11 @@ export interface BlobRecord {
   readonly isStored: boolean
   /** How many stored manifests name it. */
   readonly namedBy: number
+  /**
+   * No link of it is missing: another registry has left it so, or its last one expired while an image that names
+   * it was in use. Of all other bytes without a link a crash is the reason.
+   */
+  readonly mayLackLink: boolean
 }
 
 export interface LinkRecord {
@@ -42,6 +47,7 @@ const LINK_BYTES = 7
 const ORDER_HEAD_BYTES = TIME_BYTES + 1
 const IS_MANIFEST = 1
 const IS_STORED = 2
+const MAY_LACK_LINK = 4
 
 export function digestKey(digest: Digest): Buffer {
   const algorithm = ALGORITHMS.findIndex(({ name }) => digest.startsWith(name))
@@ -65,7 +71,10 @@ export function blobValue(record: BlobRecord): Buffer {
   const value = Buffer.allocUnsafe(BLOB_BYTES)
   value.writeUIntBE(record.allocatedBytes, 0, TIME_BYTES)
   value.writeUIntBE(timeIn(record.lastUsedMs), 6, TIME_BYTES)
-  value[12] = (record.isManifest ? IS_MANIFEST : 0) | (record.isStored ? IS_STORED : 0)
+  value[12] =
+    (record.isManifest ? IS_MANIFEST : 0) |
+    (record.isStored ? IS_STORED : 0) |
+    (record.mayLackLink ? MAY_LACK_LINK : 0)
   value.writeUInt32BE(record.namedBy, 13)
   return value
 }
@@ -80,6 +89,7 @@ export function blobRecord(value: Buffer | undefined): BlobRecord | undefined {
     isManifest: (flags & IS_MANIFEST) !== 0,
     isStored: (flags & IS_STORED) !== 0,
     namedBy: value.readUInt32BE(13),
+    mayLackLink: (flags & MAY_LACK_LINK) !== 0,
   }
 }
 

@@ -65,12 +65,33 @@ describe('what a stop could not write down', () => {
   })
 })
 
+/** A process that was killed between the bytes and their link. */
+async function orphaned(options: Parameters<typeof openVolume>[0] = {}): Promise<VolumeRig> {
+  const rig = await openVolume(options)
+  await rig.blobs.put(blob.digest, blob.bytes)
+  await killed(rig)
+  return rig
+}
+
+async function killed(rig: VolumeRig): Promise<void> {
+  await rig.crash()
+  await rig.open()
+}
+
+/** What is noted is written down, as a round does it. */
+async function noted(rig: VolumeRig): Promise<void> {
+  rig.inventory.addStored(blob.digest, blob.bytes.length, { isManifest: false })
+  await rig.inventory.flush()
+}
+
 describe('bytes without a link', () => {
   it('that a crash has left go a minute after the next start has found them', async () => {
-    const rig = await openVolume({ ttlMs: TTL_MS })
-    await rig.blobs.put(blob.digest, blob.bytes)
-    await rig.janitor.scanVolume()
+    const rig = await orphaned()
     await rig.janitor.start()
+    await waitFor('the volume to be looked through', async () => {
+      await rig.clock.advance(0)
+      return rig.inventory.isComplete
+    })
     await rig.clock.advance(59_000)
     expect(isStored(rig)).toBe(true)
     await waitFor('the bytes to go', async () => {
@@ -82,6 +103,68 @@ describe('bytes without a link', () => {
     expect(rig.index.wasComplete).toBe(true)
   })
 
+  it('go too if the next process was killed before they went', async () => {
+    const rig = await orphaned()
+    await rig.janitor.scanVolume()
+    expect(rig.index.has(blob.digest)).toBe(true)
+    await killed(rig)
+    await rig.janitor.scanVolume()
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(false)
+  })
+
+  it('go too if they were written down before their link was made', async () => {
+    const rig = await openVolume()
+    await rig.blobs.put(blob.digest, blob.bytes)
+    await noted(rig)
+    await killed(rig)
+    await rig.janitor.scanVolume()
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(false)
+  })
+
+  it('go if the process that had found them was stopped before they went', async () => {
+    const rig = await orphaned()
+    await rig.janitor.scanVolume()
+    await rig.close()
+    await rig.open()
+    expect(rig.index.wasComplete).toBe(false)
+    await rig.janitor.scanVolume()
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(false)
+  })
+
+  it('stay if their link is just being made, whether that is written down yet or not', async () => {
+    const rig = await orphaned()
+    rig.inventory.addStored(blob.digest, blob.bytes.length, { isManifest: false })
+    await rig.janitor.scanVolume()
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(true)
+    await rig.inventory.flush()
+    await rig.janitor.scanVolume()
+    rig.inventory.addLink({ repository: REPOSITORY, digest: blob.digest, kind: 'blob' })
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(true)
+  })
+
+  it('that are left when their link expires, since an image that names them is used, stay', async () => {
+    const image = buildImage({ layers: [1000] })
+    const [layer = image.config] = image.layers
+    const rig = await openVolume({ ttlMs: TTL_MS })
+    // Its own repository never asked for the layer.
+    await rig.keepManifest(image.manifest)
+    await rig.keepBlob(layer, OTHER_REPOSITORY)
+    await rig.inventory.flush()
+    await rig.clock.advance(TTL_MS)
+    rig.use(image.manifest, 'manifest')
+    await rig.janitor.sweep()
+    expect(rig.index.linksOf(layer.digest)).toEqual([])
+    await killed(rig)
+    await rig.janitor.scanVolume()
+    await rig.janitor.sweepOrphans()
+    expect(await rig.isStored(layer)).toBe(true)
+  })
+
   it('stay if somebody links them meanwhile', async () => {
     const rig = await openVolume({ ttlMs: TTL_MS })
     await rig.blobs.put(blob.digest, blob.bytes)
@@ -91,20 +174,16 @@ describe('bytes without a link', () => {
     expect(isStored(rig)).toBe(true)
   })
 
-  it('are looked for again if the process stops before they went', async () => {
-    const rig = await openVolume({ ttlMs: TTL_MS })
-    await rig.blobs.put(blob.digest, blob.bytes)
-    await rig.janitor.scanVolume()
-    await rig.close()
-    await rig.open()
-    expect(rig.index.wasComplete).toBe(false)
-  })
-
   it('stay for their ttl in a volume that is taken over', async () => {
     const rig = await openVolume({
       ttlMs: TTL_MS,
       fill: async ({ blobs }) => void (await blobs.put(blob.digest, blob.bytes)),
     })
+    await rig.janitor.sweepOrphans()
+    expect(isStored(rig)).toBe(true)
+    // Nor is it a crash of ours that has left them.
+    await killed(rig)
+    await rig.janitor.scanVolume()
     await rig.janitor.sweepOrphans()
     expect(isStored(rig)).toBe(true)
     await rig.clock.advance(TTL_MS)

@@ -83,6 +83,7 @@ describe('the content index', () => {
         allocatedBytes: 4096,
         isManifest: false,
         isStored: true,
+        mayLackLink: false,
         lastUsedMs: 2000,
         namedBy: 0,
       })
