@@ -120,7 +120,7 @@ export async function createHousekeeping(
   const common = { clock, logger, metrics, paths, blobs, repositories, spools }
   const kept = { index, inventory, retention, pins, remover }
   const evictor = new Evictor({ ...common, ...kept })
-  const own = new OwnBytes({ paths })
+  const own = new OwnBytes({ paths, indexBytes: () => index.fileBytes })
   const budget = new DiskBudget(
     {
       clock,

@@ -165,8 +165,9 @@ async function startOn(
   const { budget, inventory, janitor } = housekeeping
   const { descriptors, guard, repositories: index, spools } = storage
   const memory = new ContentMemory()
-  const membership = new Membership({ index, inventory, storage: guard, upstreams })
-  const tags = new TagTable({ clock, index, storage: guard })
+  const kept = { index, inventory, budget, storage: guard }
+  const membership = new Membership({ ...kept, blobs: storage.blobs, upstreams })
+  const tags = new TagTable({ ...kept, clock })
   const core = {
     clock,
     logger,

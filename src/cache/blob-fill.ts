@@ -42,8 +42,6 @@ const WORTH_RESUMING: readonly UpstreamErrorKind[] = [
 
 /** Room that a download asks for when nobody knows its size, and again each time it has used that up. */
 const UNKNOWN_STEP_BYTES = 4 * 1024 * 1024
-/** Directories and links that come with a blob, on a file system that gives each a block or two. */
-const FILES_BYTES = 32 * 1024
 
 export interface BlobFillDeps {
   readonly clock: Clock
@@ -57,6 +55,8 @@ export interface BlobFillDeps {
 
 /** What becomes of the verified bytes, while readers still use the spool. */
 export interface BlobKeeper {
+  /** What they take beside their number: what is left of the last block, their directories, and `links`. */
+  readonly filesBytes: number
   /** What stands on disk beside the bytes, and is written with them. */
   links(): readonly FileContent[]
   /** The bytes are in their place, and what stands beside them, unless the disk refused that. */
@@ -247,10 +247,11 @@ export class BlobFill {
     startOffset: number,
   ): Promise<Reservation | undefined> {
     const { budget } = this.#deps
-    if (!this.#options.keeper) return undefined
+    const { keeper } = this.#options
+    if (!keeper) return undefined
     const wantedBytes = sizeBytes === undefined ? UNKNOWN_STEP_BYTES : sizeBytes - startOffset
     const { signal } = this.#stop
-    const room = await budget.reserve(wantedBytes + FILES_BYTES, { signal })
+    const room = await budget.reserve(wantedBytes + keeper.filesBytes, { signal })
     if (!room) this.#noteNotKept(sizeBytes)
     return room
   }
@@ -267,7 +268,8 @@ export class BlobFill {
     const room = this.#room
     if (!room || !spool.isKept) return false
     room.writtenBytes = spool.receivedBytes
-    return spool.receivedBytes + arrivedBytes + FILES_BYTES > room.bytes
+    const filesBytes = this.#options.keeper?.filesBytes ?? 0
+    return spool.receivedBytes + arrivedBytes + filesBytes > room.bytes
   }
 
   /** A download of unknown size asks for more room as it goes. */

@@ -9,6 +9,7 @@ import type { Spool } from '../storage/spool.ts'
 import type { BlobAnswer, Freshness } from './answer.ts'
 import { BlobFill, type BlobFillDeps, type BlobFillOptions, type BlobKeeper } from './blob-fill.ts'
 import { clientError, isAbsence } from './failure.ts'
+import type { Inventory } from './inventory.ts'
 import type { Membership } from './membership.ts'
 import type { Repository } from './repositories.ts'
 import { FAR_AHEAD_BYTES, TailSource } from './tail-source.ts'
@@ -33,6 +34,7 @@ interface RunningFill {
 
 export interface BlobFillsDeps extends BlobFillDeps {
   readonly clock: Clock
+  readonly inventory: Inventory
   readonly membership: Membership
   /** Asks the upstream whether it has the blob under the repository's name. @throws {UpstreamError} */
   readonly ask: (asked: Asked) => Promise<unknown>
@@ -99,7 +101,7 @@ export class BlobFills {
   #start(asked: Asked): BlobFill {
     const { digest, repository } = asked
     const repositories = new Map([[repository.storedName, repository]])
-    const keeper = this.#keeperOf(digest, repositories)
+    const keeper = this.#keeperOf(digest, repository, repositories)
     const fill = new BlobFill(this.#deps, { ...this.#fillOptions(asked), keeper })
     this.#running.set(digest, { fill, repositories })
     void fill.ended.then(() => this.#running.delete(digest))
@@ -153,21 +155,22 @@ export class BlobFills {
     return this.#answerFromFill(asked, own, 'bypass')
   }
 
-  #keeperOf(digest: Digest, repositories: ReadonlyMap<string, Repository>): BlobKeeper {
-    const { membership } = this.#deps
-    let linked: readonly Repository[] = []
+  /** @param first whose link is written with the bytes; there is room for that one */
+  #keeperOf(
+    digest: Digest,
+    first: Repository,
+    repositories: ReadonlyMap<string, Repository>,
+  ): BlobKeeper {
+    const { inventory, membership } = this.#deps
     return {
-      links: () => {
-        linked = [...repositories.values()]
-        return linked.map((repository) => membership.linkFile(repository, digest, 'blob'))
-      },
+      // No more than the last byte's block is not full.
+      filesBytes: inventory.costOf(1, first.storedName),
+      links: () => [membership.linkFile(first, digest, 'blob')],
       onStored: async (spool, { areLinked }) => {
         await this.#deps.onStored(digest, spool)
         for (const repository of repositories.values()) {
-          if (areLinked && linked.includes(repository)) {
-            membership.noteLinked(repository, digest, 'blob')
-          }
-          // Came while the bytes were being stored; or the disk is to be asked again.
+          if (areLinked && repository === first) membership.noteLinked(first, digest, 'blob')
+          // The disk is asked again, or for the first time.
           else await membership.link(repository, digest, 'blob')
         }
       },

@@ -53,6 +53,8 @@ const MIB = 1024 ** 2
 export interface ReserveOptions {
   /** Gives up waiting for room. */
   readonly signal?: AbortSignal
+  /** False: does not wait until it is known what is stored. */
+  readonly waitsForCount?: boolean
 }
 
 /** Why bytes are not kept. */
@@ -158,15 +160,33 @@ export class DiskBudget {
    * @returns undefined: keep nothing
    * @throws the signal's reason
    */
-  async reserve(bytes: number, { signal }: ReserveOptions = {}): Promise<Reservation | undefined> {
+  async reserve(bytes: number, options: ReserveOptions = {}): Promise<Reservation | undefined> {
+    const { signal, waitsForCount = true } = options
     const atOnce = this.tryReserve(bytes)
     if (atOnce) return atOnce
-    if (!this.#isCounted && !(await this.#waitForCount(signal)))
+    if (!this.#isCounted && !(waitsForCount && (await this.#waitForCount(signal))))
       return this.#refuse(bytes, 'counting')
     return this.#inTurn(async () => {
       signal?.throwIfAborted()
       return this.#reserveInTurn(bytes)
     })
+  }
+
+  /**
+   * Writes something small beside what is stored: a link, a tag. Clients are waiting: not long.
+   *
+   * @param write makes the bytes count as used
+   * @returns undefined when there is no room, and nothing was written
+   * @throws what `write` throws
+   */
+  async keep<Result>(bytes: number, write: () => Promise<Result>): Promise<Result | undefined> {
+    const room = await this.reserve(bytes, { waitsForCount: false })
+    if (!room) return undefined
+    try {
+      return await write()
+    } finally {
+      room.release()
+    }
   }
 
   /** Makes room down to the slack below the limit. */

@@ -90,14 +90,17 @@ export class Evictor {
 
   /** Ends early where something is in use after all: what the plan says of the rest may not hold. */
   async #carryOut({ groups, parts }: Plan, freed: Freed): Promise<void> {
-    const { remover, spools } = this.#deps
+    const { index, inventory, remover, spools } = this.#deps
     for (const part of parts) freed.bytes += await spools.remove(part.digest)
     for (const group of groups) {
       for (const digest of group) {
-        const bytes = await remover.remove(digest)
-        if (bytes === undefined && digest === group[0]) return
-        freed.bytes += bytes ?? 0
-        if (bytes !== undefined) freed.count++
+        const entry = index.blob(digest)
+        const bytes = entry ? inventory.freedBy(entry) : 0
+        const isGone = (await remover.remove(digest)) !== undefined
+        if (!isGone && digest === group[0]) return
+        if (!isGone) continue
+        freed.bytes += bytes
+        freed.count++
       }
     }
   }
@@ -166,7 +169,7 @@ class Plan {
 
   /** @returns false when somebody is reading a part of it: then all of it stays */
   async #take(root: BlobEntry): Promise<boolean> {
-    const { blobs, index } = this.#deps
+    const { blobs, index, inventory } = this.#deps
     const group = [root]
     const members = new Set([root.digest])
     const released = new Map<Digest, number>()
@@ -185,9 +188,9 @@ class Plan {
         group.push(part)
       }
     }
-    for (const { allocatedBytes, digest } of group) {
-      this.#chosen.add(digest)
-      this.#bytes += allocatedBytes
+    for (const part of group) {
+      this.#chosen.add(part.digest)
+      this.#bytes += inventory.freedBy(part)
     }
     for (const [digest, count] of released) this.#released.set(digest, count)
     this.groups.push([...members])

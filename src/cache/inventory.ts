@@ -5,20 +5,17 @@ import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
-import type { ContentIndex } from '../storage/content-index.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { BlobEntry, ContentIndex } from '../storage/content-index.ts'
 import type { FileCosts } from '../storage/disk-space.ts'
-import type { IndexChange } from '../storage/index-changes.ts'
+import { directoriesOf, type IndexChange } from '../storage/index-changes.ts'
 import type { Link } from '../storage/repository-index.ts'
 import type { Retention } from './retention.ts'
 
 /** Notes are written at once when there are so many: they are bounded too. */
 const NOTES_MAX = 50_000
-/**
- * What comes with a manifest's link on top. A tag has five: its own, `current`, `index`, the algorithm's and the
- * digest's, with two files. A repository has up to eight of its own.
- */
-const TAG_DIRECTORIES = 13
+/** Its own, `current`, `index`, the algorithm's and the digest's, with two files; each further digest takes less. */
+const TAG_DIRECTORIES = 5
 const TAG_FILES = 2
 /** Looked at before a digest counts as nobody's that was wanted: thousands of repositories share a base layer. */
 const HOLDERS_MAX = 1_000
@@ -32,13 +29,18 @@ export interface InventoryDeps {
   readonly retention: Retention
 }
 
+type TagChange = Extract<IndexChange, { change: 'tag' | 'untag' }>
+
 interface Notes {
   readonly removed: Set<Digest>
   readonly unlinked: Map<string, Extract<IndexChange, { change: 'unlink' }>>
+  readonly untagged: Map<string, TagChange>
   readonly uses: Map<string, { readonly link: Link; readonly atMs: number }>
   /** Of the uses. */
   readonly used: Set<Digest>
   readonly stored: Map<Digest, Extract<IndexChange, { change: 'store' }>>
+  /** By link, then by tag. */
+  readonly tags: Map<string, Map<Tag, TagChange>>
   readonly names: Map<Digest, { readonly names: Set<Digest>; readonly manifests: Set<Digest> }>
   /** What they add to what is stored; an estimate, and rather too much. */
   bytes: number
@@ -95,21 +97,45 @@ export class Inventory {
   }
 
   get #writtenBytes(): number {
-    const { allocatedBytes, blobs, links, manifestLinks } = this.#deps.index.totals
-    const directories = blobs + Math.min(blobs, SHARDS)
+    const { allocatedBytes, blobs, directories, links, tags } = this.#deps.index.totals
+    const allDirectories = blobs + Math.min(blobs, SHARDS) + directories
     return (
       allocatedBytes +
-      directories * this.#costs.directoryBytes +
+      allDirectories * this.#costs.directoryBytes +
       links * this.#linkBytes +
-      manifestLinks * this.#tagBytes
+      tags * this.tagBytes
     )
   }
 
-  /** What a file will take, with its directory and the links of so many repositories. */
-  costOf(sizeBytes: number, { links, isManifest }: { links: number; isManifest: boolean }): number {
+  /** What a file will take, with its directory. @param repository with the link of this one */
+  costOf(sizeBytes: number, repository?: RepositoryName): number {
     // Its own directory, and one that it may be the first in.
     const directoryBytes = 2 * this.#costs.directoryBytes
-    return this.#inBlocks(sizeBytes) + directoryBytes + links * this.#costOfLink(isManifest)
+    const linkBytes = repository === undefined ? 0 : this.costOfLink(repository)
+    return this.#inBlocks(sizeBytes) + directoryBytes + linkBytes
+  }
+
+  /** What a link will take, with the directories of a repository that has nothing yet. */
+  costOfLink(repository: RepositoryName): number {
+    const isFirst = !this.#deps.index.hasRepository(repository)
+    const directories = isFirst ? directoriesOf(repository) : 0
+    return this.#linkBytes + directories * this.#costs.directoryBytes
+  }
+
+  /** What a tag will take, or a tag's new digest. */
+  get tagBytes(): number {
+    return TAG_DIRECTORIES * this.#costs.directoryBytes + TAG_FILES * this.#costs.blockBytes
+  }
+
+  /** What removing stored content frees: its file, its links and the tags that point to it. */
+  freedBy({ allocatedBytes, digest }: BlobEntry): number {
+    const { index } = this.#deps
+    let bytes = allocatedBytes + this.#costs.directoryBytes
+    for (const { kind, repository } of index.linksOf(digest)) {
+      bytes += this.#linkBytes
+      if (kind === 'manifest') bytes += index.tagsOf(digest, repository).length * this.tagBytes
+    }
+    return bytes
   }
 
   /** Whether a digest is surely not stored: no need to look. */
@@ -127,7 +153,7 @@ export class Inventory {
     const { isManifest } = options
     const allocatedBytes = options.allocatedBytes ?? this.#inBlocks(sizeBytes)
     if (!this.#notes.stored.has(digest)) {
-      this.#notes.bytes += this.costOf(allocatedBytes, { links: 0, isManifest })
+      this.#notes.bytes += this.costOf(allocatedBytes)
     }
     const atMs = this.#deps.clock.now()
     this.#notes.stored.set(digest, { change: 'store', digest, allocatedBytes, isManifest, atMs })
@@ -150,11 +176,28 @@ export class Inventory {
   /** Something new is kept. The line is the one that operators of registry:2 look for. */
   addLink(link: Link): void {
     this.touch(link)
-    const { digest, kind, repository } = link
-    this.#notes.bytes += this.#costOfLink(kind === 'manifest')
+    const { digest, repository } = link
+    this.#notes.bytes += this.costOfLink(repository)
     const ttl = this.#deps.retention.ttlTextOf(repository)
     if (ttl === undefined) return
     this.#deps.logger.info(`Adding new scheduler entry for ${repository}@${digest} with ttl=${ttl}`)
+  }
+
+  /** A tag points to stored content, and its files are written. */
+  addTag(repository: RepositoryName, tag: Tag, digest: Digest): void {
+    const key = keyOf(digest, repository)
+    const tags = this.#notes.tags.get(key) ?? new Map<Tag, TagChange>()
+    tags.set(tag, { change: 'tag', digest, repository, tag })
+    this.#notes.tags.set(key, tags)
+    this.#notes.bytes += this.tagBytes
+    this.onUrgent()
+  }
+
+  /** The files are gone that said that a tag points, or once pointed, to a digest. */
+  addUntagged(repository: RepositoryName, tag: Tag, digest: Digest): void {
+    const key = keyOf(digest, repository)
+    this.#notes.tags.get(key)?.delete(tag)
+    this.#notes.untagged.set(`${key}:${tag}`, { change: 'untag', digest, repository, tag })
   }
 
   /** Something was used. */
@@ -173,9 +216,10 @@ export class Inventory {
     this.#notes.uses.delete(keyOf(digest, repository))
   }
 
-  /** A link is gone. Uses that are noted already came after it had begun to go. */
+  /** A link is gone, and its tags. Uses that are noted already came after it had begun to go. */
   addUnlinked({ digest, repository }: Pick<Link, 'digest' | 'repository'>): void {
     const key = keyOf(digest, repository)
+    this.#notes.tags.delete(key)
     this.#notes.unlinked.set(key, { change: 'unlink', digest, repository })
   }
 
@@ -237,13 +281,24 @@ export class Inventory {
   }
 
   /** What could not be written happened before what was noted since. */
-  #restore({ bytes, names, removed, stored, unlinked, used, uses }: Notes): void {
+  #restore({ bytes, names, removed, stored, tags, unlinked, untagged, used, uses }: Notes): void {
     const newer = this.#notes
     for (const digest of newer.removed) stored.delete(digest)
-    for (const key of newer.unlinked.keys()) uses.delete(key)
+    for (const key of newer.unlinked.keys()) {
+      uses.delete(key)
+      tags.delete(key)
+    }
+    for (const { digest, repository, tag } of newer.untagged.values()) {
+      tags.get(keyOf(digest, repository))?.delete(tag)
+    }
+    for (const [key, added] of newer.tags) {
+      tags.set(key, new Map([...(tags.get(key) ?? []), ...added]))
+    }
     this.#notes = {
       removed: new Set([...removed, ...newer.removed]),
       unlinked: new Map([...unlinked, ...newer.unlinked]),
+      untagged: new Map([...untagged, ...newer.untagged]),
+      tags,
       stored: new Map([...stored, ...newer.stored]),
       names: new Map([...names, ...newer.names]),
       uses: new Map([...uses, ...newer.uses]),
@@ -255,15 +310,6 @@ export class Inventory {
   /** A link is a directory with a file. */
   get #linkBytes(): number {
     return this.#costs.directoryBytes + this.#costs.blockBytes
-  }
-
-  /** Most manifests have a tag, or none. */
-  get #tagBytes(): number {
-    return TAG_DIRECTORIES * this.#costs.directoryBytes + TAG_FILES * this.#costs.blockBytes
-  }
-
-  #costOfLink(isManifest: boolean): number {
-    return this.#linkBytes + (isManifest ? this.#tagBytes : 0)
   }
 
   #inBlocks(sizeBytes: number): number {
@@ -307,6 +353,8 @@ function emptyNotes(): Notes {
   return {
     removed: new Set(),
     unlinked: new Map(),
+    untagged: new Map(),
+    tags: new Map(),
     stored: new Map(),
     names: new Map(),
     uses: new Map(),
@@ -319,11 +367,21 @@ function emptyNotes(): Notes {
  * What is gone first: it may have come again since. Bytes before what they name, and uses last: using a manifest
  * renews what it is known to name.
  */
-function changesOf({ names, removed, stored, unlinked, uses }: Notes): IndexChange[] {
+function changesOf({
+  names,
+  removed,
+  stored,
+  tags,
+  unlinked,
+  untagged,
+  uses,
+}: Notes): IndexChange[] {
   return [
     ...[...removed].map((digest) => ({ change: 'remove', digest }) as const),
     ...unlinked.values(),
+    ...untagged.values(),
     ...stored.values(),
+    ...[...tags.values()].flatMap((each) => [...each.values()]),
     ...[...names].map(([digest, note]) => {
       return {
         change: 'name',
@@ -350,8 +408,8 @@ function isUsedBy(
 }
 
 function isEmpty(notes: Notes): boolean {
-  const { names, removed, stored, unlinked, uses } = notes
-  return [names, removed, stored, unlinked, uses].every(({ size }) => size === 0)
+  const { names, removed, stored, tags, unlinked, untagged, uses } = notes
+  return [names, removed, stored, tags, unlinked, untagged, uses].every(({ size }) => size === 0)
 }
 
 function keyOf(digest: Digest, repository: RepositoryName): string {

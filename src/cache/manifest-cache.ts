@@ -149,7 +149,7 @@ export class ManifestCache {
   #confirmTag(repository: Repository, tag: Tag, digest: Digest): Promise<TagState> {
     const subject = subjectOfTag(tag)
     if (subject) this.#deps.inventory.addCompanion(subject, digest)
-    const isKept = this.#deps.membership.isLinked(repository, digest, 'manifest')
+    const isKept = (): boolean => this.#deps.membership.isLinked(repository, digest, 'manifest')
     return this.#deps.tags.confirm(repository, tag, digest, { isKept })
   }
 

@@ -168,8 +168,7 @@ export class ManifestStore {
   /** @returns false when there is no room for it */
   async #put(digest: Digest, bytes: Buffer): Promise<boolean> {
     const { blobs, budget, inventory, metrics } = this.#deps
-    const options = { isManifest: true }
-    const costBytes = inventory.costOf(bytes.length, { ...options, links: 1 })
+    const costBytes = inventory.costOf(bytes.length)
     const room = budget.tryReserve(costBytes) ?? (await budget.reserve(costBytes))
     if (!room) {
       metrics.notKept.inc({ type: 'manifest' })
@@ -177,7 +176,7 @@ export class ManifestStore {
     }
     try {
       await blobs.put(digest, bytes)
-      inventory.addStored(digest, bytes.length, options)
+      inventory.addStored(digest, bytes.length, { isManifest: true })
       return true
     } finally {
       room.release()

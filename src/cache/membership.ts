@@ -8,8 +8,10 @@ import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { Descriptor, ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
+import type { BlobStore } from '../storage/blob-store.ts'
 import type { FileContent } from '../storage/filesystem.ts'
 import type { Link, LinkKind, RepositoryIndex } from '../storage/repository-index.ts'
+import type { DiskBudget } from './disk-budget.ts'
 import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
 import type { Repository } from './repositories.ts'
@@ -31,20 +33,26 @@ interface Knowledge {
 }
 
 export class Membership {
+  readonly #blobs: BlobStore
   readonly #index: RepositoryIndex
   readonly #inventory: Inventory
+  readonly #budget: DiskBudget
   readonly #storage: StorageGuard
   readonly #upstreams: Pick<Upstreams, 'nameAt'>
   readonly #known = new LRUCache<string, Knowledge>({ max: REMEMBERED_MAX })
   readonly #proving = new InFlight<string, void>()
 
   constructor(deps: {
+    blobs: BlobStore
     index: RepositoryIndex
     inventory: Inventory
+    budget: DiskBudget
     storage: StorageGuard
     upstreams: Pick<Upstreams, 'nameAt'>
   }) {
+    this.#blobs = deps.blobs
     this.#index = deps.index
+    this.#budget = deps.budget
     this.#inventory = deps.inventory
     this.#storage = deps.storage
     this.#upstreams = deps.upstreams
@@ -96,18 +104,26 @@ export class Membership {
   }
 
   /**
-   * Records that the repository holds stored content. A disk that refuses does not stop the serving; it is asked
-   * again by the next use.
+   * Records that the repository holds stored content. A disk that refuses, or has no room, does not stop the
+   * serving; it is asked again by the next use.
    */
   async link(repository: Repository, digest: Digest, kind: LinkKind): Promise<void> {
     // Now already: whoever asks meanwhile need not write it, too.
-    this.noteLinked(repository, digest, kind)
+    this.#note(repository, digest, kind, { isLinked: true })
     const write = async (): Promise<true> => {
       await this.#index.link(linkOf(repository, digest, kind))
+      this.#inventory.addLink(linkOf(repository, digest, kind))
       return true
     }
-    const isWritten = await this.#storage.attempt(write)
-    if (!isWritten) this.#note(repository, digest, kind, { isLinked: false })
+    const bytes = this.#inventory.costOfLink(repository.storedName)
+    // What room is made for must not go for it.
+    const letGo = this.#blobs.hold(digest)
+    try {
+      const isWritten = await this.#storage.attempt(() => this.#budget.keep(bytes, write))
+      if (!isWritten) this.#note(repository, digest, kind, { isLinked: false })
+    } finally {
+      letGo()
+    }
   }
 
   /** The link itself, for whoever writes it together with the bytes, and then says `noteLinked`. */

@@ -40,7 +40,7 @@ export class Remover {
     const { onUnlinked, repositories } = this.#deps
     const digest = await repositories.readTag(repository, tag)
     if (!digest) return false
-    await repositories.removeTag(repository, tag)
+    await this.#removeTag(repository, tag)
     onUnlinked({ repository, digest, kind: 'manifest' })
     return true
   }
@@ -74,13 +74,20 @@ export class Remover {
     await this.#removeLink({ digest, repository, kind })
   }
 
+  async #removeTag(repository: RepositoryName, tag: Tag): Promise<void> {
+    const { inventory, repositories } = this.#deps
+    for (const digest of await repositories.removeTag(repository, tag)) {
+      inventory.addUntagged(repository, tag, digest)
+    }
+  }
+
   async #removeLink(link: Link): Promise<void> {
     const { onUnlinked, repositories } = this.#deps
     const { digest, kind, repository } = link
     if (kind === 'manifest') {
       for (const tag of await repositories.listTags(repository)) {
         const isCurrent = (await repositories.readTag(repository, tag)) === digest
-        if (isCurrent) await repositories.removeTag(repository, tag)
+        if (isCurrent) await this.#removeTag(repository, tag)
         else await repositories.removeFromHistory(repository, tag, digest)
       }
     }

@@ -7,6 +7,8 @@ import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { RepositoryIndex } from '../storage/repository-index.ts'
 import type { UpstreamError } from '../upstream/upstream-error.ts'
+import type { DiskBudget } from './disk-budget.ts'
+import type { Inventory } from './inventory.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
@@ -28,6 +30,8 @@ export interface TagState {
 export class TagTable {
   readonly #clock: Clock
   readonly #index: RepositoryIndex
+  readonly #budget: DiskBudget
+  readonly #inventory: Inventory
   readonly #storage: StorageGuard
   readonly #tags = new LRUCache<string, TagState>({ max: TAGS_MAX })
   /** By the monotonic clock: one that is set back must not make "not there" last for a day. */
@@ -35,9 +39,17 @@ export class TagTable {
     max: ABSENT_MAX,
   })
 
-  constructor(deps: { clock: Clock; index: RepositoryIndex; storage: StorageGuard }) {
+  constructor(deps: {
+    clock: Clock
+    index: RepositoryIndex
+    inventory: Inventory
+    budget: DiskBudget
+    storage: StorageGuard
+  }) {
     this.#clock = deps.clock
     this.#index = deps.index
+    this.#inventory = deps.inventory
+    this.#budget = deps.budget
     this.#storage = deps.storage
   }
 
@@ -69,13 +81,14 @@ export class TagTable {
   /**
    * The upstream has just said that the tag points to `digest`. The disk is told only when it moved.
    *
-   * @param options.isKept false: the disk does not have the manifest, and must not have a tag without one
+   * @param options.isKept whether the disk has the manifest: it must not have a tag without one. Asked again when
+   *   room for the tag has been made
    */
   async confirm(
     repository: Repository,
     tag: Tag,
     digest: Digest,
-    { isKept }: { isKept: boolean },
+    { isKept }: { isKept: () => boolean },
   ): Promise<TagState> {
     const key = keyOf(repository.storedName, tag)
     const before = await this.read(repository, tag)
@@ -84,14 +97,28 @@ export class TagTable {
     const ttlMs = repository.upstream.ttlMsOfTag(tag)
     this.#tags.set(key, { digest, checkedAtMs, ttlMs, isStored: isKnown })
     this.#absent.delete(key)
-    const write = async (): Promise<true> => {
-      await this.#index.setTag(repository.storedName, tag, digest)
-      return true
-    }
-    const isStored = isKnown || (isKept && (await this.#storage.attempt(write)) === true)
+    const isStored = isKnown || (isKept() && (await this.#write(repository, tag, digest, isKept)))
     const state: TagState = { digest, checkedAtMs, ttlMs, isStored }
     this.#tags.set(key, state)
     return state
+  }
+
+  /** @returns false when there was no room, or the disk refused */
+  async #write(
+    { storedName }: Repository,
+    tag: Tag,
+    digest: Digest,
+    isKept: () => boolean,
+  ): Promise<boolean> {
+    const write = async (): Promise<boolean> => {
+      if (!isKept()) return false
+      await this.#index.setTag(storedName, tag, digest)
+      this.#inventory.addTag(storedName, tag, digest)
+      return true
+    }
+    const keep = (): Promise<boolean | undefined> =>
+      this.#budget.keep(this.#inventory.tagBytes, write)
+    return (await this.#storage.attempt(keep)) === true
   }
 
   /**

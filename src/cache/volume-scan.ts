@@ -233,6 +233,10 @@ export class VolumeScan {
     const { index, repositories } = this.#deps
     for (const tag of await repositories.listTags(repository)) {
       const digest = await repositories.readTag(repository, tag)
+      const had = await repositories.historyOf(repository, tag)
+      for (const each of new Set(digest ? [digest, ...had] : had)) {
+        await this.#add({ change: 'tag', digest: each, repository, tag })
+      }
       // Kept: the upstream is asked, and tells what the tag is now.
       if (!digest || !index.has(digest)) this.#report.danglingTags++
       else await this.#noteCompanion(tag, digest)

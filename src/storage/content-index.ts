@@ -7,7 +7,8 @@
 // other. So the oldest of all is the root of an image that nobody wants, never a layer of one that somebody does.
 
 import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
+import { allocatedBytesIn } from './disk-space.ts'
 import { StorageError } from './filesystem.ts'
 import {
   COMPLETE_KEY,
@@ -35,7 +36,10 @@ import {
   linkKey,
   linkOfKey,
   linkRecord,
+  repositoryKey,
   shardKey,
+  tagOfKey,
+  tagsKey,
   type BlobRecord,
 } from './index-records.ts'
 import { applyChange, type IndexChange, type Totals } from './index-changes.ts'
@@ -57,7 +61,7 @@ export interface ScrubPosition {
   readonly after: Digest | undefined
 }
 
-const NO_TOTALS: Totals = { blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 }
+const NO_TOTALS: Totals = { blobs: 0, links: 0, tags: 0, directories: 0, allocatedBytes: 0 }
 /** Made between two turns of the event loop: about 10 ms. Using one image may take hundreds. */
 const CHUNK_WRITES = 1_000
 
@@ -68,6 +72,7 @@ export class ContentIndex {
   #totals = NO_TOTALS
   #hasFailed = false
   #wasComplete = false
+  #fileBytes = 0
 
   private constructor(deps: IndexDatabaseDeps) {
     this.#deps = deps
@@ -122,6 +127,11 @@ export class ContentIndex {
     return this.#totals
   }
 
+  /** What its files took on disk after the last write. */
+  get fileBytes(): number {
+    return this.#fileBytes
+  }
+
   /** Whether the bytes are stored. */
   has(digest: Digest): boolean {
     return this.blob(digest) !== undefined
@@ -151,6 +161,18 @@ export class ContentIndex {
       const entry = linkEntry(key, value)
       if (entry) yield entry
     }
+  }
+
+  /** The tags of a repository that point to a digest, or once did. */
+  tagsOf(digest: Digest, repository: RepositoryName): Tag[] {
+    const start = tagsKey(digest, repository)
+    const keys = this.#database?.tags.getKeys({ start, end: keyAfter(start) }) ?? []
+    return [...keys].flatMap((key) => tagOfKey(key, start) ?? [])
+  }
+
+  /** Whether a repository has anything. */
+  hasRepository(repository: RepositoryName): boolean {
+    return this.#database?.repositories.doesExist(repositoryKey(repository)) === true
   }
 
   /** What goes along with a manifest, stored or not: what it names, and what refers to it. */
@@ -225,6 +247,7 @@ export class ContentIndex {
     for (let made = 0; made < changes.length;) {
       made += await this.#writeChunk(await this.#ready(), changes.slice(made, made + CHUNK_WRITES))
     }
+    if (changes.length > 0) await this.#measure()
   }
 
   /** After a commit that failed there is nothing to flush, and lmdb would wait for it for ever. */
@@ -266,7 +289,12 @@ export class ContentIndex {
     this.#wasComplete = wasComplete
     this.#totals = totalsIn(meta.get(TOTALS_KEY))
     this.#opened = opened
+    await this.#measure()
     return opened
+  }
+
+  async #measure(): Promise<void> {
+    this.#fileBytes = await allocatedBytesIn(this.#deps.paths.index)
   }
 
   /** @returns how many of them are made */
@@ -338,7 +366,7 @@ function scrubPositionIn(value: unknown): ScrubPosition | undefined {
 function totalsIn(value: unknown): Totals {
   const totals = { ...NO_TOTALS }
   if (typeof value !== 'object' || value === null) return totals
-  for (const key of ['blobs', 'links', 'manifestLinks', 'allocatedBytes'] as const) {
+  for (const key of ['blobs', 'links', 'tags', 'directories', 'allocatedBytes'] as const) {
     const number = (value as Partial<Record<keyof Totals, unknown>>)[key]
     if (typeof number === 'number') totals[key] = number
   }

@@ -59,31 +59,38 @@ export function allocatedBytes({ blocks }: { readonly blocks: number }): number 
 /** What is not content, but part of what the cache may have: index, quarantine, and the directories of all of it. */
 export class OwnBytes {
   readonly #paths: StoragePaths
+  readonly #indexBytes: () => number
   #bytes = 0
 
-  constructor(deps: { paths: StoragePaths }) {
+  /** @param deps.indexBytes of the files in the index, which grows by leaps, and knows itself how large it is */
+  constructor(deps: { paths: StoragePaths; indexBytes: () => number }) {
     this.#paths = deps.paths
+    this.#indexBytes = deps.indexBytes
   }
 
-  /** When it was last measured. */
+  /** The index now, the rest when it was last measured. */
   get bytes(): number {
-    return this.#bytes
+    return this.#bytes + this.#indexBytes()
   }
 
   /** @throws {StorageError} */
   async measure(): Promise<void> {
     const { blobs, index, quarantine, repositories, root, schedulerState, spool, temporary } =
       this.#paths
-    let sum = await allocated(schedulerState)
-    for (const directory of [index, quarantine]) {
-      for (const { name } of await listDirectory(directory)) {
-        sum += await allocated(path.join(directory, name))
-      }
-    }
+    let sum = (await allocated(schedulerState)) + (await allocatedBytesIn(quarantine))
     const leaves = [index, quarantine, spool, temporary, blobs, repositories]
     for (const directory of withParents(leaves, root)) sum += await allocated(directory)
     this.#bytes = sum
   }
+}
+
+/** Of all files in a directory. @throws {StorageError} */
+export async function allocatedBytesIn(directory: string): Promise<number> {
+  let sum = 0
+  for (const { name } of await listDirectory(directory)) {
+    sum += await allocated(path.join(directory, name))
+  }
+  return sum
 }
 
 /** Up to `root`, each once. */

@@ -3,11 +3,13 @@
 // blob once, `namedBy` counts the stored manifests that name it, the totals are the sums.
 
 import type { Digest } from '../oci/digest.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { IndexDatabase, Table } from './index-database.ts'
 import {
   blobRecord,
   blobValue,
+  countIn,
+  countValue,
   digestKey,
   digestsIn,
   digestsValue,
@@ -17,9 +19,12 @@ import {
   linkRecord,
   linkValue,
   orderKey,
+  repositoryKey,
+  tagKey,
+  tagsKey,
   type BlobRecord,
 } from './index-records.ts'
-import type { Link, LinkKind } from './repository-index.ts'
+import type { Link } from './repository-index.ts'
 
 export type IndexChange =
   /** The bytes are on disk. */
@@ -49,7 +54,14 @@ export type IndexChange =
   | { readonly change: 'renew'; readonly digest: Digest; readonly atMs: number }
   /** No use can be later than this: the clock that said so was wrong. */
   | { readonly change: 'rewind'; readonly digest: Digest; readonly atMs: number }
-  /** A link is gone. */
+  /** A tag points to a digest, or once did. Whether that is stored makes no difference: its files are there. */
+  | {
+      readonly change: 'tag' | 'untag'
+      readonly digest: Digest
+      readonly repository: RepositoryName
+      readonly tag: Tag
+    }
+  /** A link is gone, and with it the tags that pointed to its digest. */
   | { readonly change: 'unlink'; readonly digest: Digest; readonly repository: RepositoryName }
   /** The bytes are gone, and with them every link to them. */
   | { readonly change: 'remove'; readonly digest: Digest }
@@ -57,8 +69,11 @@ export type IndexChange =
 export interface Totals {
   readonly blobs: number
   readonly links: number
-  /** Those of them that are manifests'. */
-  readonly manifestLinks: number
+  /** One for each digest that a tag has, or once had. */
+  readonly tags: number
+  /** That repositories have beside those of their links and tags. */
+  readonly directories: number
+  /** Of blobs and manifests. */
   readonly allocatedBytes: number
 }
 
@@ -67,6 +82,8 @@ const GROUP_MAX = 5_000
 /** Manifests that are remembered to name one manifest. */
 const NAMED_MAX = 1_000
 const PRESENT = Buffer.of(1)
+/** `_layers`, `_manifests` and `_uploads`, and what stands in them before the first link and tag. */
+const REPOSITORY_DIRECTORIES = 7
 
 /** @returns the totals after the change, and about how many entries of tables it took */
 export function applyChange(
@@ -109,6 +126,12 @@ class ChangeWriter {
       case 'unlink':
         this.#unlink(change.digest, change.repository)
         return
+      case 'tag':
+        this.#tag(change)
+        return
+      case 'untag':
+        this.#untag(change.repository, tagKey(change.digest, change.repository, change.tag))
+        return
       case 'remove':
         this.#remove(change.digest)
     }
@@ -145,8 +168,10 @@ class ChangeWriter {
     const before = linkRecord(this.#database.links.get(key))
     // A manifest that is asked for as a blob too remains one.
     const linkKind = before?.kind === 'manifest' ? 'manifest' : kind
-    this.#countLink(before?.kind, -1)
-    this.#countLink(linkKind, 1)
+    if (!before) {
+      this.totals = { ...this.totals, links: this.totals.links + 1 }
+      this.#countInRepository(repository, 1)
+    }
     const lastUsedMs = Math.max(atMs, before?.lastUsedMs ?? 0)
     put(this.#database.links, key, linkValue({ kind: linkKind, lastUsedMs }))
     this.#renew(digest, atMs)
@@ -232,17 +257,42 @@ class ChangeWriter {
 
   #unlink(digest: Digest, repository: RepositoryName): void {
     const key = linkKey(digest, repository)
-    const before = linkRecord(this.#database.links.get(key))
-    if (!before) return
-    drop(this.#database.links, key)
-    this.#countLink(before.kind, -1)
+    if (this.#database.links.get(key)) {
+      drop(this.#database.links, key)
+      this.totals = { ...this.totals, links: this.totals.links - 1 }
+      this.#countInRepository(repository, -1)
+    }
+    const start = tagsKey(digest, repository)
+    const tags = [...this.#database.tags.getKeys({ start, end: keyAfter(start) })]
+    for (const tag of tags) this.#untag(repository, tag)
   }
 
-  #countLink(kind: LinkKind | undefined, by: 1 | -1): void {
-    if (kind === undefined) return
-    const { links, manifestLinks } = this.totals
-    const manifests = kind === 'manifest' ? by : 0
-    this.totals = { ...this.totals, links: links + by, manifestLinks: manifestLinks + manifests }
+  #tag({ digest, repository, tag }: Extract<IndexChange, { change: 'tag' | 'untag' }>): void {
+    const key = tagKey(digest, repository, tag)
+    if (this.#database.tags.get(key)) return
+    put(this.#database.tags, key, PRESENT)
+    this.totals = { ...this.totals, tags: this.totals.tags + 1 }
+    this.#countInRepository(repository, 1)
+  }
+
+  #untag(repository: RepositoryName, key: Buffer): void {
+    if (!this.#database.tags.get(key)) return
+    this.writes++
+    drop(this.#database.tags, key)
+    this.totals = { ...this.totals, tags: this.totals.tags - 1 }
+    this.#countInRepository(repository, -1)
+  }
+
+  /** A repository has directories of its own as long as there is anything in them. */
+  #countInRepository(repository: RepositoryName, by: 1 | -1): void {
+    const { repositories } = this.#database
+    const key = repositoryKey(repository)
+    const before = countIn(repositories.get(key))
+    const after = Math.max(0, before + by)
+    if (after > 0) put(repositories, key, countValue(after))
+    else drop(repositories, key)
+    const difference = directoriesOf(repository) * (Number(after > 0) - Number(before > 0))
+    this.totals = { ...this.totals, directories: this.totals.directories + difference }
   }
 
   #remove(digest: Digest): void {
@@ -309,6 +359,11 @@ class ChangeWriter {
   #reach(start: Digest | Iterable<Digest>): Set<Digest> {
     return reach(start, (from) => this.#names(from))
   }
+}
+
+/** Those that a repository has beside those of its links and tags; of its name too, which it may share. */
+export function directoriesOf(repository: RepositoryName): number {
+  return repository.split('/').length + REPOSITORY_DIRECTORIES
 }
 
 const NAMED_ONLY: BlobRecord = {

@@ -27,6 +27,8 @@ export interface IndexDatabase {
   readonly links: Table
   readonly names: Table
   readonly named: Table
+  readonly tags: Table
+  readonly repositories: Table
 }
 
 /** Another meaning of the stored bytes gets another number, and old ones are rebuilt. */
@@ -42,6 +44,8 @@ export const SCRUB_KEY = 'scrub'
 const FILE = 'content.mdb'
 /** An address range, not memory: without it lmdb maps the file anew as it grows, and keeps the old maps. */
 const MAP_BYTES = 64 * 1024 ** 3
+/** With room to spare. */
+const DATABASES_MAX = 16
 /** The lock file and the first pages of a new database, with room to spare. */
 const ROOM_BYTES = 256 * 1024
 /** Entries that are read before the start goes on; the rest is read beside the serving. */
@@ -100,7 +104,7 @@ export async function markClosed(paths: StoragePaths): Promise<void> {
 }
 
 async function openTables(file: string): Promise<IndexDatabase> {
-  const root = open<unknown, string>({ path: file, mapSize: MAP_BYTES, maxDbs: 8 })
+  const root = open<unknown, string>({ path: file, mapSize: MAP_BYTES, maxDbs: DATABASES_MAX })
   try {
     const table = (name: string): Table =>
       root.openDB<Buffer, Buffer>({ name, keyEncoding: 'binary', encoding: 'binary' })
@@ -109,8 +113,17 @@ async function openTables(file: string): Promise<IndexDatabase> {
     if (format !== undefined && format !== FORMAT) {
       throw new Error(`its format is ${JSON.stringify(format)}, expected ${FORMAT}`)
     }
-    const [blobs, order, links] = [table('blobs'), table('order'), table('links')]
-    return { root, meta, blobs, order, links, names: table('names'), named: table('named') }
+    return {
+      root,
+      meta,
+      blobs: table('blobs'),
+      order: table('order'),
+      links: table('links'),
+      names: table('names'),
+      named: table('named'),
+      tags: table('tags'),
+      repositories: table('repositories'),
+    }
   } catch (error) {
     await root.close()
     throw error
@@ -119,8 +132,8 @@ async function openTables(file: string): Promise<IndexDatabase> {
 
 /** Touches every page, so that damage shows now. Yields the number of entries in each step. */
 async function* readThrough(database: IndexDatabase): AsyncGenerator<number> {
-  const { blobs, links, named, names, order } = database
-  for (const table of [blobs, order, links, names, named]) {
+  const { meta: _meta, root: _root, ...tables } = database
+  for (const table of Object.values(tables)) {
     for await (const chunk of chunksOf(table)) yield chunk.length
   }
 }

@@ -5,11 +5,13 @@
 //   blob       key: digest                     value: allocated bytes (6) · last use (6) · flags (1) · named by (4)
 //   order      key: last use (6) · rank (1) · digest                                      value: one byte
 //   link       key: digest · repository        value: kind (1) · last use (6)
+//   tag        key: digest · repository:tag                                               value: one byte
+//   repository key: repository                 value: how many links and tags it has (4)
 //   names      key: digest of a manifest       value: digests of what goes along with it
 //   named      key: digest of a manifest       value: digests of the manifests that name it
 
 import { hexOf, parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { parseRepositoryName, type RepositoryName } from '../oci/reference.ts'
+import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
 import type { LinkKind } from './repository-index.ts'
 
 export interface BlobRecord {
@@ -44,6 +46,7 @@ const DIGEST_MAX_BYTES = 65
 const TIME_BYTES = 6
 const BLOB_BYTES = 17
 const LINK_BYTES = 7
+const COUNT_BYTES = 4
 const ORDER_HEAD_BYTES = TIME_BYTES + 1
 const IS_MANIFEST = 1
 const IS_STORED = 2
@@ -113,6 +116,34 @@ export function linkOfKey(key: Buffer): { digest: Digest; repository: Repository
   const found = digestAt(key, 0)
   const repository = found && parseRepositoryName(key.toString('latin1', found.end))
   return found && repository && { digest: found.digest, repository }
+}
+
+/** What the keys of all tags begin with that a repository has for a digest: no name has a colon. */
+export function tagsKey(digest: Digest, repository: RepositoryName): Buffer {
+  return Buffer.concat([linkKey(digest, repository), Buffer.from(':')])
+}
+
+export function tagKey(digest: Digest, repository: RepositoryName, tag: Tag): Buffer {
+  return Buffer.concat([tagsKey(digest, repository), Buffer.from(tag, 'latin1')])
+}
+
+/** @param prefix as `tagsKey` makes it */
+export function tagOfKey(key: Buffer, prefix: Buffer): Tag | undefined {
+  return parseTag(key.toString('latin1', prefix.length))
+}
+
+export function repositoryKey(repository: RepositoryName): Buffer {
+  return Buffer.from(repository, 'latin1')
+}
+
+export function countValue(count: number): Buffer {
+  const value = Buffer.allocUnsafe(COUNT_BYTES)
+  value.writeUInt32BE(count)
+  return value
+}
+
+export function countIn(value: Buffer | undefined): number {
+  return value?.length === COUNT_BYTES ? value.readUInt32BE() : 0
 }
 
 /** A key that is greater than every link's which begins with `key`: names are ASCII. */

@@ -69,13 +69,17 @@ export class RepositoryIndex {
     ])
   }
 
-  async removeTag(repository: RepositoryName, tag: Tag): Promise<void> {
+  /** @returns the digests that it had */
+  async removeTag(repository: RepositoryName, tag: Tag): Promise<Digest[]> {
     const current = this.#paths.tagLink(repository, tag)
     await removeFile(current)
-    const history = path.join(this.#paths.tag(repository, tag), 'index')
+    const history = this.#history(repository, tag)
+    const digests: Digest[] = []
     for (const algorithm of await listDirectory(history)) {
       const algorithmPath = path.join(history, algorithm.name)
       for (const entry of await listDirectory(algorithmPath)) {
+        const digest = parseDigest(`${algorithm.name}:${entry.name}`)
+        if (digest) digests.push(digest)
         await removeFile(path.join(algorithmPath, entry.name, 'link'))
         await this.#prune(repository, path.join(algorithmPath, entry.name))
       }
@@ -83,6 +87,20 @@ export class RepositoryIndex {
     }
     await this.#prune(repository, history)
     await this.#prune(repository, path.dirname(current))
+    return digests
+  }
+
+  /** @returns the digests that a tag has, and has had */
+  async historyOf(repository: RepositoryName, tag: Tag): Promise<Digest[]> {
+    const history = this.#history(repository, tag)
+    const digests: Digest[] = []
+    for (const { name } of await listDirectory(history)) {
+      for (const entry of await listDirectory(path.join(history, name))) {
+        const digest = parseDigest(`${name}:${entry.name}`)
+        if (digest) digests.push(digest)
+      }
+    }
+    return digests
   }
 
   /** Forgets that a tag once had this digest. */
@@ -159,6 +177,10 @@ export class RepositoryIndex {
     return kind === 'blob'
       ? this.#paths.layerLink(repository, digest)
       : this.#paths.revisionLink(repository, digest)
+  }
+
+  #history(repository: RepositoryName, tag: Tag): string {
+    return path.join(this.#paths.tag(repository, tag), 'index')
   }
 
   async #readLink(file: string): Promise<Digest | undefined> {

@@ -225,10 +225,23 @@ export class ScheduledStage {
     this.#inventory.setComplete(true)
     const blobs = new BlobStore({ paths, writer, digester })
     this.#index = new RepositoryIndex({ paths, writer })
+    const budget = new DiskBudget(
+      {
+        clock,
+        logger,
+        usedBytes: () => 0,
+        isCounted: () => true,
+        whenCounted: () => Promise.resolve(),
+        otherBytes: () => 0,
+        measure: () => Promise.reject(new Error('nothing is measured')),
+        makeRoom: () => Promise.resolve(0),
+      },
+      { maxSize: undefined, minFree: undefined },
+    )
+    const kept = { blobs, budget, storage, inventory: this.#inventory }
     this.#membership = new Membership({
+      ...kept,
       index: this.#index,
-      inventory: this.#inventory,
-      storage,
       upstreams: { nameAt: (_upstream, name) => name },
     })
     this.upstream = new ScheduledUpstream(plan, (label) => this.pause(label))
@@ -246,19 +259,7 @@ export class ScheduledStage {
       memory: new ContentMemory(),
       membership: this.#membership,
       inventory: this.#inventory,
-      budget: new DiskBudget(
-        {
-          clock,
-          logger,
-          usedBytes: () => 0,
-          isCounted: () => true,
-          whenCounted: () => Promise.resolve(),
-          otherBytes: () => 0,
-          measure: () => Promise.reject(new Error('nothing is measured')),
-          makeRoom: () => Promise.resolve(0),
-        },
-        { maxSize: undefined, minFree: undefined },
-      ),
+      budget,
       spools: this.spools,
       storage,
     })

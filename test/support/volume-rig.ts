@@ -1,8 +1,7 @@
 // Everything that keeps house over a real volume, wired as the service does it, without network and on a clock that
 // stands still. Content is kept as downloads keep it: room first, then bytes and links, then the notes.
 
-import { mkdir, readdir, lstat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { mkdir } from 'node:fs/promises'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
 import { DiskBudget, type DiskLimits } from '../../src/cache/disk-budget.ts'
@@ -14,6 +13,7 @@ import { Remover } from '../../src/cache/remover.ts'
 import { Retention, type RetentionRule } from '../../src/cache/retention.ts'
 import { VolumeScan } from '../../src/cache/volume-scan.ts'
 import { formatDuration } from '../../src/config/duration.ts'
+import type { Digest } from '../../src/oci/digest.ts'
 import { readManifest } from '../../src/oci/manifest.ts'
 import { subjectOfTag, type RepositoryName, type Tag } from '../../src/oci/reference.ts'
 import { BlobStore } from '../../src/storage/blob-store.ts'
@@ -176,8 +176,20 @@ export class VolumeRig {
     if (!isKept || tag === undefined) return isKept
     const subject = subjectOfTag(tag as Tag)
     if (subject) this.inventory.addCompanion(subject, digest)
-    await this.repositories.setTag(repository, tag as Tag, digest)
-    return true
+    return this.setTag(tag as Tag, digest, repository)
+  }
+
+  /** @returns false when there was no room for it */
+  async setTag(tag: Tag, digest: Digest, repository = REPOSITORY): Promise<boolean> {
+    const { blobs, budget, inventory, repositories } = this.#made
+    const write = async (): Promise<boolean> => {
+      // What room was made for may have gone for it.
+      if (!(await blobs.stat(digest))) return false
+      await repositories.setTag(repository, tag, digest)
+      inventory.addTag(repository, tag, digest)
+      return true
+    }
+    return (await budget.keep(inventory.tagBytes, write)) === true
   }
 
   /** The manifest, then all that it names, as clients pull it. */
@@ -205,7 +217,7 @@ export class VolumeRig {
   async #keep({ bytes, digest }: TestBlob, link: Link): Promise<boolean> {
     const { blobs, budget, inventory, repositories } = this.#made
     const isManifest = link.kind === 'manifest'
-    const room = await budget.reserve(inventory.costOf(bytes.length, { links: 1, isManifest }))
+    const room = await budget.reserve(inventory.costOf(bytes.length, link.repository))
     if (!room) return false
     try {
       await blobs.put(digest, bytes, [repositories.linkFile(link)])
@@ -246,7 +258,7 @@ async function wire(rig: VolumeRig, thread: StorageThread, options: VolumeRigOpt
   const deps = { clock, logger, metrics, paths, blobs, repositories, spools }
   const house = { index, inventory, retention, pins, remover }
   const evictor = new Evictor({ ...deps, ...house })
-  const own = new OwnBytes({ paths })
+  const own = new OwnBytes({ paths, indexBytes: () => index.fileBytes })
   const budget = new DiskBudget(
     {
       clock,
@@ -286,18 +298,4 @@ function storageOf(thread: StorageThread, paths: StoragePaths) {
 
 function limitsOf({ maxSizeBytes: bytes }: VolumeRigOptions): DiskLimits {
   return { maxSize: bytes === undefined ? undefined : { kind: 'bytes', bytes }, minFree: undefined }
-}
-
-/** What a directory takes on disk, with all that is in it. */
-export async function allocatedBytesOf(directory: string): Promise<number> {
-  let sum = 0
-  const pending = [directory]
-  for (let place = pending.pop(); place !== undefined; place = pending.pop()) {
-    // What is removed meanwhile takes nothing.
-    const stats = await lstat(place).catch(() => undefined)
-    sum += (stats?.blocks ?? 0) * 512
-    if (!stats?.isDirectory()) continue
-    for (const name of await readdir(place).catch(() => [])) pending.push(join(place, name))
-  }
-  return sum
 }

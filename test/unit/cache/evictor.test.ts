@@ -92,7 +92,7 @@ describe('making room', () => {
     const rig = await openVolume()
     const [one, two, three] = threeImages()
     await keepImages(rig, one, two, three)
-    await rig.evictor.makeRoom(150 * KIB)
+    await rig.evictor.makeRoom(250 * KIB)
     expect(await left(rig, ...partsOf(one), ...partsOf(two))).toEqual([...gone(one), ...gone(two)])
     expect(await left(rig, ...partsOf(three))).toEqual(whole(three))
   })

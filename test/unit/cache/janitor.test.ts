@@ -33,7 +33,13 @@ describe('the janitor', () => {
     await expire(rig)
     expect(isStored(rig)).toBe(false)
     expect(rig.index.has(blob.digest)).toBe(false)
-    expect(rig.index.totals).toEqual({ blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 })
+    expect(rig.index.totals).toEqual({
+      blobs: 0,
+      links: 0,
+      tags: 0,
+      directories: 0,
+      allocatedBytes: 0,
+    })
   })
 
   it('leaves the bytes that another repository begins to use while the last link goes', async () => {

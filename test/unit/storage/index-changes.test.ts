@@ -2,9 +2,9 @@ import { pino } from 'pino'
 import { mkdir } from 'node:fs/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
-import type { RepositoryName } from '../../../src/oci/reference.ts'
+import type { RepositoryName, Tag } from '../../../src/oci/reference.ts'
 import { ContentIndex } from '../../../src/storage/content-index.ts'
-import type { IndexChange } from '../../../src/storage/index-changes.ts'
+import { directoriesOf, type IndexChange } from '../../../src/storage/index-changes.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
@@ -151,7 +151,7 @@ describe('the order of use', () => {
 })
 
 describe('the totals', () => {
-  const totals = { blobs: 0, links: 0, manifestLinks: 0, allocatedBytes: 0 }
+  const totals = { blobs: 0, links: 0, tags: 0, directories: 0, allocatedBytes: 0 }
 
   it('are the sums of what is stored and linked', async () => {
     const sketch = await openSketch()
@@ -159,13 +159,33 @@ describe('the totals', () => {
     expect(sketch.index.totals).toEqual({
       blobs: 3,
       links: 4,
-      manifestLinks: 2,
+      tags: 0,
+      directories: 2 * directoriesOf(A),
       allocatedBytes: 3 * BLOCK,
     })
     await sketch.apply({ change: 'unlink', digest: named('m'), repository: A })
     await sketch.apply({ change: 'unlink', digest: named('m'), repository: A })
-    expect(sketch.index.totals).toMatchObject({ links: 3, manifestLinks: 1 })
+    expect(sketch.index.totals).toMatchObject({ links: 3, directories: 2 * directoriesOf(A) })
     await sketch.apply(remove('m'), remove('m'), remove('l1'), remove('l2'))
+    expect(sketch.index.totals).toEqual(totals)
+  })
+
+  it('count each tag once for each digest, until it or the link goes', async () => {
+    const sketch = await openSketch()
+    const tag = (digest: string, text: string, repository = A) => {
+      return { change: 'tag', digest: named(digest), repository, tag: text as Tag } as const
+    }
+    await sketch.apply(...image(1), tag('m', 'a'), tag('m', 'a'), tag('m', 'b'), tag('m', 'a', B))
+    await sketch.apply(tag('not stored', 'a', B))
+    expect(sketch.index.totals).toMatchObject({ tags: 4, directories: 2 * directoriesOf(A) })
+    expect(sketch.index.tagsOf(named('m'), A)).toEqual(['a', 'b'])
+    await sketch.apply({ ...tag('m', 'b'), change: 'untag' }, { ...tag('m', 'b'), change: 'untag' })
+    expect(sketch.index.totals).toMatchObject({ tags: 3 })
+    await sketch.apply({ change: 'unlink', digest: named('m'), repository: A })
+    expect(sketch.index.totals).toMatchObject({ tags: 2 })
+    await sketch.apply({ ...tag('not stored', 'a', B), change: 'untag' })
+    await sketch.apply({ ...tag('m', 'a', B), change: 'untag' }, remove('m'))
+    await sketch.apply(remove('l1'), remove('l2'))
     expect(sketch.index.totals).toEqual(totals)
   })
 
@@ -293,7 +313,7 @@ describe('an image', () => {
     const sketch = await openSketch()
     await sketch.apply(...image(1), use('m', 2))
     expect(sketch.index.link(named('m'), A)).toMatchObject({ kind: 'manifest', lastUsedMs: 2 })
-    expect(sketch.index.totals).toMatchObject({ links: 3, manifestLinks: 1 })
+    expect(sketch.index.totals).toMatchObject({ links: 3 })
   })
 
   it('of more parts than any has is not taken to be one', async () => {

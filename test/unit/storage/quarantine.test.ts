@@ -1,12 +1,12 @@
 import { mkdir, readdir, stat, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { allocatedBytes, OwnBytes } from '../../../src/storage/disk-space.ts'
+import { allocatedBytes, OwnBytes, allocatedBytesIn } from '../../../src/storage/disk-space.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { Quarantine } from '../../../src/storage/quarantine.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { allocatedBytesOf } from '../../support/volume-rig.ts'
+import { diskUsage } from '../../support/disk-usage.ts'
 import { waitFor } from '../../support/wait-for.ts'
 
 const DAY_MS = 24 * 3_600_000
@@ -72,10 +72,11 @@ describe('the quarantine', () => {
 describe('what the cache takes beside its content', () => {
   it('is its index, its quarantine and its directories, by allocated blocks', async () => {
     const { paths } = await makeQuarantine()
-    const own = new OwnBytes({ paths })
+    let indexBytes = 0
+    const own = new OwnBytes({ paths, indexBytes: () => indexBytes })
     expect(own.bytes).toBe(0)
     await own.measure()
-    expect(own.bytes).toBe(await allocatedBytesOf(paths.root))
+    expect(own.bytes).toBe(diskUsage(paths.root))
     await mkdir(paths.index, { recursive: true })
     const files = [path.join(paths.index, 'content.mdb'), path.join(paths.quarantine, 'wrong')]
     await mkdir(paths.quarantine, { recursive: true })
@@ -85,8 +86,9 @@ describe('what the cache takes beside its content', () => {
       await mkdir(place, { recursive: true })
     }
     await writeFile(paths.schedulerState, '{}')
+    indexBytes = await allocatedBytesIn(paths.index)
     await own.measure()
-    expect(own.bytes).toBe(await allocatedBytesOf(paths.root))
+    expect(own.bytes).toBe(diskUsage(paths.root))
     const allocated = await Promise.all(files.map(async (file) => allocatedBytes(await stat(file))))
     expect(own.bytes).toBeGreaterThan(allocated.reduce((sum, one) => sum + one, 0))
   })
