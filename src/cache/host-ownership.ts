@@ -6,13 +6,13 @@
 import { randomUUID } from 'node:crypto'
 import path from 'node:path'
 import type { Logger } from 'pino'
-import { parsePathName, pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
+import { pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
 import type { ContentIndex } from '../storage/content-index.ts'
 import type { FileWriter } from '../storage/file-writer.ts'
 import { listDirectory, moveInto, readSmallFile, removeTree } from '../storage/filesystem.ts'
 import type { IndexChange } from '../storage/index-changes.ts'
 import type { StoragePaths } from '../storage/paths.ts'
-import { isOwnHost, type HostNames } from './host-names.ts'
+import { isOwnHost, storedHost, type HostNames } from './host-names.ts'
 import type { Upstreams } from './upstreams.ts'
 
 /** Written together. */
@@ -53,9 +53,8 @@ async function changedHosts(
 ): Promise<RegistryHost[]> {
   const entries = await listDirectory(paths.repositories)
   return entries.flatMap(({ name }) => {
-    const host = parsePathName(name)
-    if (!host || pathNameOf(host) !== name) return []
-    return isOwnHost(before, host) === isOwnHost(now, host) ? [] : [host]
+    const host = storedHost(name)
+    return host && isOwnHost(before, host) !== isOwnHost(now, host) ? [host] : []
   })
 }
 

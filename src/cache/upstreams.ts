@@ -3,14 +3,8 @@
 
 import { LRUCache } from 'lru-cache'
 import type { RepositoryName } from '../oci/reference.ts'
-import {
-  DOCKER_HUB,
-  matchesHost,
-  parsePathName,
-  pathNameOf,
-  type RegistryHost,
-} from '../oci/registry-host.ts'
-import { isOwnHost, type HostNames } from './host-names.ts'
+import { DOCKER_HUB, matchesHost, type RegistryHost } from '../oci/registry-host.ts'
+import { hostIn, isOwnHost, type HostNames } from './host-names.ts'
 import type { Upstream, UpstreamRules } from './upstream.ts'
 
 /**
@@ -131,12 +125,4 @@ export class Upstreams {
   #patternFor(host: RegistryHost): UpstreamPattern | undefined {
     return this.#patterns.find(({ pattern }) => matchesHost(pattern, host))
   }
-}
-
-function hostIn(storedName: RepositoryName): RegistryHost | undefined {
-  const slash = storedName.indexOf('/')
-  const first = slash < 0 ? undefined : storedName.slice(0, slash)
-  // Without a dot or a port it is a name as any other.
-  const host = first === undefined ? undefined : parsePathName(first)
-  return host && pathNameOf(host) === first ? host : undefined
 }
