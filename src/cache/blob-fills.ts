@@ -146,7 +146,9 @@ export class BlobFills {
     // The disk failed, and what this client needs first is no longer in memory: it gets a download of its own.
     if (this.#isStopping) throw notNow('the cache is stopping')
     if (this.#unshared.size >= UNSHARED_MAX) {
-      throw notNow('this blob cannot be kept, and too many clients are served without it')
+      // It takes the place of the first that is over, or finds the blob stored; its deadline is kept elsewhere.
+      await Promise.race([fill, ...this.#unshared].map((each) => each.ended))
+      return this.#deps.findAgain(asked)
     }
     const options = { ...this.#fillOptions(asked), keeper: undefined }
     const own = new BlobFill(this.#deps, options)
