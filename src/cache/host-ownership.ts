@@ -9,7 +9,13 @@ import type { Logger } from 'pino'
 import { pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
 import type { ContentIndex } from '../storage/content-index.ts'
 import type { FileWriter } from '../storage/file-writer.ts'
-import { listDirectory, moveInto, readSmallFile, removeTree } from '../storage/filesystem.ts'
+import {
+  listDirectory,
+  moveInto,
+  readSmallFile,
+  removeTree,
+  StorageError,
+} from '../storage/filesystem.ts'
 import type { IndexChange } from '../storage/index-changes.ts'
 import type { StoragePaths } from '../storage/paths.ts'
 import { isOwnHost, storedHost, type HostNames } from './host-names.ts'
@@ -21,7 +27,7 @@ const BATCH_CHANGES = 500
 export interface HostOwnershipDeps {
   readonly logger: Logger
   readonly paths: StoragePaths
-  readonly writer: FileWriter
+  readonly writer: Pick<FileWriter, 'write'>
   readonly index: ContentIndex
   readonly upstreams: Pick<Upstreams, 'hostNames' | 'main'>
 }
@@ -37,6 +43,7 @@ export async function settleHosts(deps: HostOwnershipDeps): Promise<void> {
   const before = await readHostNames(paths)
   // Docker Hub has no repository with a host in its name: nothing there can be its.
   const changed = upstreams.main.isDockerHub ? [] : await changedHosts(paths, before, now)
+  if (!changed) return
   if (changed.length > 0) await takeAway(deps, changed, now)
   const text = textOf(now)
   if (text === textOf(before)) return
@@ -46,13 +53,18 @@ export async function settleHosts(deps: HostOwnershipDeps): Promise<void> {
   })
 }
 
+/** @returns undefined when nobody can tell now: then the next start has to */
 async function changedHosts(
   paths: StoragePaths,
   before: HostNames,
   now: HostNames,
-): Promise<RegistryHost[]> {
-  const entries = await listDirectory(paths.repositories)
-  return entries.flatMap(({ name }) => {
+): Promise<RegistryHost[] | undefined> {
+  const entries = await listDirectory(paths.repositories).catch((error: unknown) => {
+    // What is closed to us is not served either: a volume of another user's is no reason not to start.
+    if (error instanceof StorageError && error.code === 'EACCES') return undefined
+    throw error
+  })
+  return entries?.flatMap(({ name }) => {
     const host = storedHost(name)
     return host && isOwnHost(before, host) !== isOwnHost(now, host) ? [host] : []
   })
@@ -71,7 +83,11 @@ async function takeAway(
   const main = upstreams.main.name
   for (const host of hosts) {
     const discarded = path.join(paths.temporary, randomUUID())
-    await moveInto(path.join(paths.repositories, pathNameOf(host)), discarded)
+    const directory = path.join(paths.repositories, pathNameOf(host))
+    await moveInto(directory, discarded).catch((error: unknown) => {
+      const cause = error instanceof StorageError ? error.cause : error
+      throw new StorageError('take away what another upstream has stored in', directory, cause)
+    })
     const [former, next] = isOwnHost(now, host) ? [main, host] : [host, main]
     logger.warn(
       { host },
