@@ -2,6 +2,7 @@
 // bounds.
 
 import type { Logger } from 'pino'
+import { accountForDamage } from './cache/damaged-content.ts'
 import { DiskBudget } from './cache/disk-budget.ts'
 import { Evictor } from './cache/evictor.ts'
 import { Inventory } from './cache/inventory.ts'
@@ -137,7 +138,8 @@ export async function createHousekeeping(
     },
     options,
   )
-  const scan = new VolumeScan({ ...common, ...kept, onRemoved })
+  accountForDamage({ ...common, inventory, own, onRemoved })
+  const scan = new VolumeScan({ ...common, ...kept })
   const quarantine = new Quarantine({ paths, clock })
   const janitor = new Janitor(
     { ...common, ...kept, budget, quarantine, scan },

@@ -164,14 +164,9 @@ export class BlobCache {
   }
 
   async #setAside(digest: Digest, file: BlobFile): Promise<void> {
-    const { blobs, inventory, logger, metrics, storage } = this.#deps
-    metrics.mismatches.inc({ type: 'blob' })
-    logger.error(
-      { digest, sizeBytes: file.sizeBytes },
-      'a stored blob is damaged; it is set aside and fetched again: check the disk',
-    )
+    const { blobs, storage } = this.#deps
     await storage.attempt(() => blobs.quarantine(digest, file))
-    inventory.addRemoved(digest)
+    // Also where it could not be moved.
     this.forget(digest)
   }
 

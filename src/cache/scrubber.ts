@@ -28,7 +28,7 @@ export interface ScrubberDeps {
   readonly blobs: BlobStore
   readonly index: ContentIndex
   readonly inventory: Inventory
-  /** Called when a blob is set aside, or turned out not to be there. */
+  /** Called when a blob turned out not to be there. */
   readonly onRemoved: (digest: Digest) => void
 }
 
@@ -221,18 +221,8 @@ export class Scrubber {
   }
 
   async #setAside(digest: Digest, info: BlobInfo): Promise<void> {
-    const { blobs, inventory, logger, metrics, onRemoved } = this.#deps
-    // Fetched anew, or removed, while the old one was read.
-    if (!(await blobs.holds(digest, info))) return
-    await blobs.quarantine(digest, info)
-    this.#found.damaged++
-    metrics.mismatches.inc({ type: 'blob' })
-    inventory.addRemoved(digest)
-    onRemoved(digest)
-    logger.error(
-      { digest, sizeBytes: info.sizeBytes },
-      'a stored blob is damaged; it is set aside, and fetched again when it is asked for: check the disk',
-    )
+    // Not what was fetched anew, or removed, while the old one was read.
+    if (await this.#deps.blobs.quarantine(digest, info)) this.#found.damaged++
   }
 
   #noteUnreadable(digest: Digest, error: unknown): void {

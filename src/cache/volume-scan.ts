@@ -37,8 +37,6 @@ export interface VolumeScanDeps {
   readonly index: ContentIndex
   readonly inventory: Inventory
   readonly retention: Retention
-  /** Called when a blob's bytes turned out wrong, and are set aside. */
-  readonly onRemoved: (digest: Digest) => void
 }
 
 /** What there was to tell. */
@@ -190,7 +188,7 @@ export class VolumeScan {
     const { blobs, index } = this.#deps
     const bytes = await blobs.readWhole(digest, MANIFEST_SIZE_MAX_BYTES)
     // What does not match is no longer there; what is too large for a manifest is.
-    if (!bytes && !(await blobs.stat(digest))) await this.#noteDamaged(digest)
+    if (!bytes && !(await blobs.stat(digest))) await this.#noteDamaged()
     const content = contentOf(bytes)
     if (!content) return
     const { allocatedBytes, lastUsedMs } = index.blob(digest) ?? {
@@ -217,16 +215,15 @@ export class VolumeScan {
     const info = await blobs.stat(digest)
     if (!info) return false
     if (info.sizeBytes === sizeBytes || (await blobs.verify(digest, info))) return true
-    await this.#noteDamaged(digest)
+    await this.#noteDamaged()
     return false
   }
 
   /** Written down at once: tags that point to it count as dangling. */
-  async #noteDamaged(digest: Digest): Promise<void> {
+  async #noteDamaged(): Promise<void> {
     this.#report.damagedBlobs++
-    this.#deps.onRemoved(digest)
-    await this.#add({ change: 'remove', digest })
     await this.#write()
+    await this.#deps.inventory.flush()
   }
 
   async #lookAtTags(repository: RepositoryName): Promise<void> {

@@ -125,6 +125,16 @@ function ignoreFailure(): void {
   // Some network file systems report their troubles here.
 }
 
+/** @returns takes one off again */
+function count(counts: Map<Digest, number>, digest: Digest): () => void {
+  counts.set(digest, (counts.get(digest) ?? 0) + 1)
+  return () => {
+    const left = (counts.get(digest) ?? 1) - 1
+    if (left > 0) counts.set(digest, left)
+    else counts.delete(digest)
+  }
+}
+
 export class BlobStore {
   readonly #paths: StoragePaths
   readonly #writer: FileWriter
@@ -133,6 +143,10 @@ export class BlobStore {
   readonly #held = new Map<Digest, number>()
   /** Whoever stores the same again meanwhile must come after it. */
   readonly #removing = new Map<Digest, Promise<boolean>>()
+  /** How many are storing each. */
+  readonly #arriving = new Map<Digest, number>()
+  /** Called when wrong bytes have been set aside, before anybody can have stored right ones in their place. */
+  onSetAside: (digest: Digest, file: BlobInfo) => void = () => undefined
 
   constructor(deps: { paths: StoragePaths; writer: FileWriter; digester: Digester }) {
     this.#digester = deps.digester
@@ -147,12 +161,7 @@ export class BlobStore {
 
   /** Counts as being read until the function that is returned has been called, once. */
   hold(digest: Digest): () => void {
-    this.#held.set(digest, (this.#held.get(digest) ?? 0) + 1)
-    return () => {
-      const left = (this.#held.get(digest) ?? 1) - 1
-      if (left > 0) this.#held.set(digest, left)
-      else this.#held.delete(digest)
-    }
+    return count(this.#held, digest)
   }
 
   /** @returns undefined when the blob is not stored */
@@ -256,7 +265,8 @@ export class BlobStore {
     const letGo = this.hold(digest)
     try {
       await this.#removing.get(digest)?.catch(() => undefined)
-      return await store()
+      const arrived = count(this.#arriving, digest)
+      return await store().finally(arrived)
     } finally {
       letGo()
     }
@@ -329,18 +339,34 @@ export class BlobStore {
   /**
    * Sets wrong bytes aside, where nobody is served from but an operator can look at them.
    *
-   * @param file the wrong one: what has taken its place meanwhile stays
+   * @param file the wrong one: what has taken its place meanwhile stays, or is about to
+   * @returns whether it was set aside now
+   * @throws {StorageError} it stays where it is
    */
-  async quarantine(digest: Digest, file: BlobInfo): Promise<void> {
-    if (!(await this.holds(digest, file))) return
+  async quarantine(digest: Digest, file: BlobInfo): Promise<boolean> {
+    if (this.#arriving.has(digest) || this.#removing.has(digest)) return false
+    const moving = this.#setAside(digest, file)
+    this.#removing.set(digest, moving)
+    try {
+      return await moving
+    } finally {
+      this.#removing.delete(digest)
+    }
+  }
+
+  async #setAside(digest: Digest, file: BlobInfo): Promise<boolean> {
+    if (!(await this.holds(digest, file))) return false
     const from = this.#paths.blobData(digest)
     try {
       await moveInto(from, this.#paths.quarantined(digest))
     } catch (error) {
-      // Somebody else found out, and was faster.
-      if (!isAbsent(error)) throw error
+      // Somebody else has removed it.
+      if (isAbsent(error)) return false
+      throw error
     }
+    this.onSetAside(digest, file)
     await pruneEmptyDirectories(path.dirname(from), this.#paths.blobs)
+    return true
   }
 
   /**

@@ -61,6 +61,8 @@ export class OwnBytes {
   readonly #paths: StoragePaths
   readonly #indexBytes: () => number
   #bytes = 0
+  /** Since the last measuring began. */
+  #addedBytes = 0
 
   /** @param deps.indexBytes of the files in the index, which grows by leaps, and knows itself how large it is */
   constructor(deps: { paths: StoragePaths; indexBytes: () => number }) {
@@ -73,14 +75,22 @@ export class OwnBytes {
     return this.#bytes + this.#indexBytes()
   }
 
+  /** What has come here is counted at once. */
+  add(bytes: number): void {
+    this.#bytes += bytes
+    this.#addedBytes += bytes
+  }
+
   /** @throws {StorageError} */
   async measure(): Promise<void> {
+    this.#addedBytes = 0
     const { blobs, index, quarantine, repositories, root, schedulerState, spool, temporary } =
       this.#paths
     let sum = (await allocated(schedulerState)) + (await allocatedBytesIn(quarantine))
     const leaves = [index, quarantine, spool, temporary, blobs, repositories]
     for (const directory of withParents(leaves, root)) sum += await allocated(directory)
-    this.#bytes = sum
+    // What came meanwhile may have been seen or not.
+    this.#bytes = sum + this.#addedBytes
   }
 }
 

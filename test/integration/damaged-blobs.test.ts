@@ -39,7 +39,8 @@ async function flip({ blob, file }: Rig, position: number): Promise<void> {
   await handle.close()
 }
 
-const DAMAGED = 'a stored blob is damaged; it is set aside and fetched again: check the disk'
+const DAMAGED =
+  'a stored blob is damaged; it is set aside, and fetched again when it is asked for: check the disk'
 
 describe('a stored blob with a flipped bit', () => {
   it.each([

@@ -4,6 +4,7 @@
 import { mkdir } from 'node:fs/promises'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
+import { accountForDamage } from '../../src/cache/damaged-content.ts'
 import { DiskBudget, type DiskLimits } from '../../src/cache/disk-budget.ts'
 import { Evictor } from '../../src/cache/evictor.ts'
 import { Inventory } from '../../src/cache/inventory.ts'
@@ -275,7 +276,8 @@ async function wire(rig: VolumeRig, thread: StorageThread, options: VolumeRigOpt
     },
     limitsOf(options),
   )
-  const scan = new VolumeScan({ ...deps, ...house, onRemoved: () => undefined })
+  accountForDamage({ ...deps, inventory, own, onRemoved: () => undefined })
+  const scan = new VolumeScan({ ...deps, ...house })
   const quarantine = new Quarantine({ paths, clock })
   const janitor = new Janitor(
     { ...deps, ...house, budget, quarantine, scan },

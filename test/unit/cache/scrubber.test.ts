@@ -1,8 +1,10 @@
 import { existsSync } from 'node:fs'
 import { rm, stat, truncate, writeFile } from 'node:fs/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { accountForDamage } from '../../../src/cache/damaged-content.ts'
 import { Scrubber, type ScrubberOptions } from '../../../src/cache/scrubber.ts'
 import type { Digest } from '../../../src/oci/digest.ts'
+import { OwnBytes } from '../../../src/storage/disk-space.ts'
 import type { DigestRun } from '../../../src/storage/digester.ts'
 import { blobOf, type TestBlob } from '../../support/images.ts'
 import { makeVolumeRig } from '../../support/stored-content-rig.ts'
@@ -25,6 +27,7 @@ async function setUp(count = 3, sizeBytes = 1_000) {
   await rig.inventory.flush()
   const forgotten: Digest[] = []
   const deps = { ...rig, onRemoved: (digest: Digest) => void forgotten.push(digest) }
+  accountForDamage({ ...deps, own: new OwnBytes({ paths: rig.paths, indexBytes: () => 0 }) })
   const make = (options: ScrubberOptions = DAILY): Scrubber => {
     const scrubber = new Scrubber(deps, options)
     onTestFinished(() => scrubber.stop())

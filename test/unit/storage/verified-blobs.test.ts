@@ -234,7 +234,7 @@ describe('a stored blob that is damaged', () => {
 
   it('is known as bad while it stays where it is, until it is replaced', async () => {
     const rig = await setUp()
-    vi.spyOn(rig.store, 'quarantine').mockResolvedValue()
+    vi.spyOn(rig.store, 'quarantine').mockResolvedValue(false)
     await flip(rig, MIB)
     const { file, reader } = await rig.open()
     expect(rig.verified.isBad(rig.blob.digest, file)).toBe(false)
