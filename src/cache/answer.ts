@@ -13,6 +13,8 @@ export interface Freshness {
   readonly outcome: CacheOutcome
   /** When the upstream last confirmed this, or gave it to us. */
   readonly asOfMs: number
+  /** Of what came from the upstream: whether it is kept, or going to be as far as is known now. */
+  readonly isStored?: boolean | undefined
   /** Until when it is served without asking; undefined for content named by digest, which never changes. */
   readonly freshUntilMs?: number | undefined
   /** Why an old answer is served. */

@@ -124,7 +124,7 @@ export class BlobFills {
     if (reader) {
       return {
         sizeBytes: spool.sizeBytes ?? 0,
-        freshness: { outcome, asOfMs: this.#deps.clock.now() },
+        freshness: { outcome, asOfMs: this.#deps.clock.now(), isStored: spool.isKept },
         open: (position) => {
           const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
           if (!isFar || !spool.isKept) return reader

@@ -168,7 +168,12 @@ export class ListingCache {
     outcome: Freshness['outcome'],
     asOfMs = this.#deps.clock.now(),
   ): Freshness {
-    return { outcome, asOfMs, freshUntilMs: asOfMs + upstream.tagTtlMs }
+    return {
+      outcome,
+      asOfMs,
+      isStored: outcome === 'miss',
+      freshUntilMs: asOfMs + upstream.tagTtlMs,
+    }
   }
 
   /** @returns undefined when there are none */

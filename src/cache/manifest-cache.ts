@@ -224,7 +224,12 @@ export class ManifestCache {
     const asOfMs = state.checkedAtMs ?? answer.freshness.asOfMs
     return {
       ...answer,
-      freshness: { outcome, asOfMs, freshUntilMs: this.#deps.tags.freshUntilMs(state) },
+      freshness: {
+        outcome,
+        asOfMs,
+        isStored: answer.freshness.isStored,
+        freshUntilMs: this.#deps.tags.freshUntilMs(state),
+      },
     }
   }
 }

@@ -130,7 +130,8 @@ export class ManifestStore {
     const hot = hotContent(bytes, parseFetched(bytes, repository), clock.now())
     await this.#store(repository, digest, hot)
     this.#remember(repository, digest, hot)
-    return answerOf(digest, hot, { outcome: 'miss', asOfMs: hot.storedAtMs })
+    const isStored = this.#deps.membership.isLinked(repository, digest, 'manifest')
+    return answerOf(digest, hot, { outcome: 'miss', asOfMs: hot.storedAtMs, isStored })
   }
 
   /** A blob that is not a manifest may be asked for as one. */

@@ -32,7 +32,7 @@ export function addFreshness(headers: Headers, freshness: Freshness, nowMs: numb
 }
 
 function cacheStatus(
-  { freshUntilMs, outcome, staleCause = 'upstream-failed' }: Freshness,
+  { freshUntilMs, isStored, outcome, staleCause = 'upstream-failed' }: Freshness,
   nowMs: number,
 ): string {
   // Infinitely old: asked for the first time since the start.
@@ -49,7 +49,7 @@ function cacheStatus(
     case 'revalidated':
       return `${CACHE_NAME}; fwd=stale; fwd-status=200${remaining}`
     case 'miss':
-      return `${CACHE_NAME}; fwd=uri-miss; fwd-status=200; stored`
+      return `${CACHE_NAME}; fwd=uri-miss; fwd-status=200${isStored ? '; stored' : ''}`
     case 'coalesced':
       return `${CACHE_NAME}; fwd=uri-miss; collapsed`
     case 'bypass':

@@ -93,6 +93,28 @@ describe('a cache with a limit', () => {
     }
   })
 
+  it('says stored of what it keeps, and only of that', async () => {
+    const { layover, upstream } = await startLayover({
+      configuration: { storage: { maxsize: '1MiB' } },
+    })
+    const [small, large] = [buildImage({ seed: 's' }), buildImage({ layers: [2 * MIB], seed: 'l' })]
+    upstream.addImage('library/small', 'latest', small)
+    upstream.addImage('library/large', 'latest', large)
+    const isToldStored = async (path: string, method = 'GET'): Promise<boolean> => {
+      const response = await layover.get(path, { method })
+      expect(response.header('X-Cache')).toBe('MISS')
+      return response.header('Cache-Status')?.endsWith('; stored') === true
+    }
+    expect(await isToldStored('/v2/library/small/manifests/latest')).toBe(true)
+    const [layer] = small.layers
+    const path = `/v2/library/small/blobs/${layer?.digest}`
+    expect(await isToldStored(path, 'HEAD')).toBe(false)
+    expect(await isToldStored(path)).toBe(true)
+    const [tooLarge] = large.layers
+    expect(await isToldStored(`/v2/library/large/blobs/${tooLarge?.digest}`)).toBe(false)
+    await idle(layover)
+  })
+
   it('brings a volume that it takes over within it', async () => {
     const rootDirectory = await makeTempDirectory()
     const blobs = Array.from({ length: 40 }, (_, seed) => blobOf(MIB, seed))

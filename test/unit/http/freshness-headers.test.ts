@@ -12,11 +12,18 @@ describe('freshness headers', () => {
     ['coalesced', 'MISS', 'layover; fwd=uri-miss; collapsed'],
     ['bypass', 'MISS', 'layover; fwd=bypass'],
   ] as const)('of %s are %s and "%s"', (outcome, xCache, cacheStatus) => {
-    const freshness = { outcome, asOfMs: NOW_MS - 20_999, freshUntilMs: NOW_MS + 30_999 }
+    const times = { asOfMs: NOW_MS - 20_999, freshUntilMs: NOW_MS + 30_999 }
+    const freshness = { outcome, ...times, isStored: true }
     const headers = addFreshness({}, freshness, NOW_MS)
     expect(headers['X-Cache']).toBe(xCache)
     expect(headers['Cache-Status']).toBe(cacheStatus)
     expect(headers['Age']).toBe(xCache === 'MISS' ? undefined : 20)
+  })
+
+  it('do not say stored of what is not kept', () => {
+    const freshness = { outcome: 'miss', asOfMs: NOW_MS } as const
+    const headers = addFreshness({}, freshness, NOW_MS)
+    expect(headers['Cache-Status']).toBe('layover; fwd=uri-miss; fwd-status=200')
   })
 
   it('name no ttl for what never changes, nor for what was not asked for since the start', () => {
