@@ -90,7 +90,8 @@ export class Evictor {
 
   /** Ends early where something is in use after all: what the plan says of the rest may not hold. */
   async #carryOut({ groups, parts }: Plan, freed: Freed): Promise<void> {
-    const { index, inventory, remover, spools } = this.#deps
+    const { index, inventory, spools } = this.#deps
+    const remover = this.#deps.remover.batch()
     for (const part of parts) freed.bytes += await spools.remove(part.digest)
     for (const group of groups) {
       for (const digest of group) {

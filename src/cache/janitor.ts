@@ -119,9 +119,11 @@ export class Janitor {
     // Until the whole tree has been seen, a link might not be in the index.
     if (!inventory.isComplete) return
     if (retention.hasPins) await this.#renewPinned()
+    const remover = this.#deps.remover.batch()
     for await (const entry of index.links()) {
       if (this.#stopped) return
-      if (this.#isDue(entry)) await this.#step('could not expire', () => this.#expire(entry))
+      if (!this.#isDue(entry)) continue
+      await this.#step('could not expire', () => this.#expire(entry, remover))
     }
     const nowMs = clock.now()
     const rewinds: IndexChange[] = []
@@ -276,8 +278,8 @@ export class Janitor {
   }
 
   /** The bytes stay as long as another repository links them. */
-  async #expire({ digest, kind, repository }: LinkEntry): Promise<void> {
-    const { index, inventory, metrics, remover } = this.#deps
+  async #expire({ digest, kind, repository }: LinkEntry, remover: Remover): Promise<void> {
+    const { index, inventory, metrics } = this.#deps
     // Somebody may have used it since the sweep began: look again, at what is true now.
     const now = index.link(digest, repository)
     if (!now || inventory.hasNoteOf(digest) || !this.#isDue(now)) return
@@ -285,7 +287,8 @@ export class Janitor {
     metrics.expired.inc({ type: kind })
     const others = index.linksOf(digest).filter((link) => link.repository !== repository)
     const isUsed = this.#isUsedSince(now)
-    if (!isUsed && others.every((link) => this.#isDue(link))) await this.#removeUnlinked(digest)
+    if (!isUsed && others.every((link) => this.#isDue(link)))
+      await this.#removeUnlinked(digest, remover)
     else if (others.length === 0) await this.#keepUnlinked(digest)
   }
 
@@ -305,8 +308,8 @@ export class Janitor {
     await index.write([{ change: 'store', digest, allocatedBytes, isManifest, atMs, mayLackLink }])
   }
 
-  async #removeUnlinked(digest: LinkEntry['digest']): Promise<void> {
-    const { logger, metrics, remover } = this.#deps
+  async #removeUnlinked(digest: Digest, remover = this.#deps.remover): Promise<void> {
+    const { logger, metrics } = this.#deps
     if ((await remover.remove(digest)) === undefined) return
     metrics.removedBlobs.inc()
     logger.info(`Deleting blob: ${digest}`)

@@ -55,6 +55,7 @@ export class PurgeRun {
   readonly #deps: PurgeRunDeps
   readonly #selection: PurgeSelection
   readonly #isDryRun: boolean
+  readonly #remover: Remover
   readonly #pinned: PinnedContent
   readonly #sums = { removed: 0, freedBytes: 0, unlinked: 0, untagged: 0, inUse: 0, pinned: 0 }
 
@@ -62,6 +63,7 @@ export class PurgeRun {
     this.#deps = deps
     this.#selection = selection
     this.#isDryRun = isDryRun
+    this.#remover = deps.remover.batch()
     this.#pinned = new PinnedContent(deps)
   }
 
@@ -107,7 +109,6 @@ export class PurgeRun {
     const { repositories } = this.#deps
     const tags = await RepositoryTags.read(repositories, repository)
     const isAll = this.#selection.usedBeforeMs === undefined
-    if (isAll && this.#mayUntagAll(repository)) await this.#forgetTags(repository, tags)
     for await (const link of repositories.linksOf(repository)) {
       const entry = await this.#entryOf(link)
       if (!entry || !this.#isOldEnough(entry)) continue
@@ -206,20 +207,6 @@ export class PurgeRun {
     }
   }
 
-  /** Removing a manifest looks at all tags: it is quick when they have gone before. */
-  async #forgetTags(repository: RepositoryName, tags: RepositoryTags): Promise<void> {
-    if (this.#isDryRun) return
-    for (const tag of tags.all) {
-      const digest = tags.digestOf(tag)
-      const link = digest && this.#deps.index.link(digest, repository)
-      if (link) await this.#deps.remover.untag(repository, tag)
-    }
-  }
-
-  #mayUntagAll(repository: RepositoryName): boolean {
-    return this.#selection.includesPinned || !this.#deps.retention.mayPinTags(repository)
-  }
-
   /**
    * What there is to decide about a link. Content that was asked for as a manifest and as a blob has two links on
    * disk, which go together: one of them stands for both.
@@ -271,15 +258,15 @@ export class PurgeRun {
 
   /** @returns undefined when it is in use */
   async #free(digest: Digest): Promise<number | undefined> {
-    const { blobs, index, remover } = this.#deps
+    const { blobs, index } = this.#deps
     if (this.#isDryRun) {
       return blobs.isBeingRead(digest) ? undefined : (index.blob(digest)?.allocatedBytes ?? 0)
     }
-    const freedBytes = await remover.remove(digest)
+    const freedBytes = await this.#remover.remove(digest)
     if (freedBytes !== undefined || blobs.isBeingRead(digest)) return freedBytes
     // It was used in the last seconds. Once that is written down, only who reads it right now counts.
     await this.#flush()
-    return remover.remove(digest)
+    return this.#remover.remove(digest)
   }
 
   /** A disk that is full is a reason to purge: what cannot be written down yet counts as in use. */
@@ -294,13 +281,13 @@ export class PurgeRun {
   async #unlink({ kind, repository, ...draft }: Draft): Promise<PurgeItem> {
     const isLink = repository !== undefined && (kind === 'manifest' || kind === 'blob')
     if (!this.#isDryRun && isLink) {
-      await this.#deps.remover.unlink({ repository, digest: draft.digest, kind })
+      await this.#remover.unlink({ repository, digest: draft.digest, kind })
     }
     return { kind, repository, ...draft, outcome: 'unlinked', freedBytes: 0 }
   }
 
   async #untag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<PurgeItem> {
-    if (!this.#isDryRun) await this.#deps.remover.untag(repository, tag)
+    if (!this.#isDryRun) await this.#remover.untag(repository, tag)
     return { outcome: 'untagged', kind: 'tag', repository, digest, tags: [tag], freedBytes: 0 }
   }
 

@@ -7,6 +7,7 @@ import type { BlobStore } from '../storage/blob-store.ts'
 import type { ContentIndex } from '../storage/content-index.ts'
 import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
 import type { Inventory } from './inventory.ts'
+import { TagsOfDigests } from './tags-of-digests.ts'
 
 export interface RemoverDeps {
   readonly blobs: BlobStore
@@ -21,9 +22,20 @@ export interface RemoverDeps {
 
 export class Remover {
   readonly #deps: RemoverDeps
+  /** Undefined: read anew for each removal. */
+  readonly #tags: TagsOfDigests | undefined
 
-  constructor(deps: RemoverDeps) {
+  constructor(deps: RemoverDeps, tags?: TagsOfDigests) {
     this.#deps = deps
+    this.#tags = tags
+  }
+
+  /**
+   * For many removals, one soon after the other: the tags of a repository are read once for all of its manifests.
+   * What is tagged meanwhile was used meanwhile, and stays.
+   */
+  batch(): Remover {
+    return new Remover(this.#deps, new TagsOfDigests(this.#deps.repositories))
   }
 
   /** Removes what a repository has under a digest: its link and the tags that point to it. */
@@ -85,7 +97,9 @@ export class Remover {
     const { onUnlinked, repositories } = this.#deps
     const { digest, kind, repository } = link
     if (kind === 'manifest') {
-      for (const tag of await repositories.listTags(repository)) {
+      const tags = this.#tags ?? new TagsOfDigests(repositories)
+      for (const tag of await tags.of(repository, digest)) {
+        // It may point elsewhere by now.
         const isCurrent = (await repositories.readTag(repository, tag)) === digest
         if (isCurrent) await this.#removeTag(repository, tag)
         else await repositories.removeFromHistory(repository, tag, digest)

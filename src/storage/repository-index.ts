@@ -62,6 +62,20 @@ export class RepositoryIndex {
     return this.#readLink(this.#paths.tagLink(repository, tag))
   }
 
+  /** @returns what the tag points to, and what it once did, as far as that is not forgotten */
+  async readTagHistory(repository: RepositoryName, tag: Tag): Promise<Set<Digest>> {
+    const current = await this.readTag(repository, tag)
+    const digests = new Set(current === undefined ? [] : [current])
+    const history = path.join(this.#paths.tag(repository, tag), 'index')
+    for (const algorithm of await listDirectory(history)) {
+      for (const { name } of await listDirectory(path.join(history, algorithm.name))) {
+        const digest = parseDigest(`${algorithm.name}:${name}`)
+        if (digest) digests.add(digest)
+      }
+    }
+    return digests
+  }
+
   async setTag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<void> {
     await this.#writer.writeAll([
       { file: this.#paths.tagHistoryLink(repository, tag, digest), bytes: digest },

@@ -1,0 +1,92 @@
+import { existsSync } from 'node:fs'
+import { readdir, rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { describe, expect, it, vi } from 'vitest'
+import { PurgeRun } from '../../../src/cache/purge-run.ts'
+import { selectionOf } from '../../../src/cache/purge-selection.ts'
+import { StoredNames } from '../../../src/cache/stored-names.ts'
+import type { Tag } from '../../../src/oci/reference.ts'
+import { buildImage, type TestImage } from '../../support/images.ts'
+import { REPOSITORY, openVolume, type VolumeRig } from '../../support/volume-rig.ts'
+
+const TTL_MS = 1_000
+const TAGS = 10
+
+const LATEST = 'latest' as Tag
+
+const tagAt = (number: number): Tag => `v${number}` as Tag
+
+/** One repository with some images, each with a tag, and all of them once `latest`. */
+async function openTagged(): Promise<{ rig: VolumeRig; images: TestImage[] }> {
+  const rig = await openVolume({ ttlMs: TTL_MS })
+  const images = Array.from({ length: TAGS }, (_, at) => buildImage({ seed: `image ${at}` }))
+  for (const [at, image] of images.entries()) {
+    await rig.keepImage(image, { tag: tagAt(at) })
+    await rig.repositories.setTag(REPOSITORY, LATEST, image.manifest.digest)
+  }
+  await rig.inventory.flush()
+  return { rig, images }
+}
+
+async function sweep(rig: VolumeRig): Promise<void> {
+  await rig.clock.advance(TTL_MS)
+  await rig.janitor.sweep()
+}
+
+async function evict(rig: VolumeRig): Promise<void> {
+  await rig.evictor.makeRoom(rig.index.totals.allocatedBytes)
+}
+
+async function purge(rig: VolumeRig): Promise<void> {
+  const names = new StoredNames({ name: 'registry.example', isDockerHub: false })
+  const selection = selectionOf({ repository: REPOSITORY }, { names, nowMs: rig.clock.now() })
+  for await (const item of new PurgeRun(rig, selection, { isDryRun: false }).items()) {
+    expect(item.outcome).toBe('removed')
+  }
+  await rig.inventory.flush()
+}
+
+describe('many removals from one repository', () => {
+  it.each([
+    ['expire', sweep],
+    ['are evicted', evict],
+    ['are purged', purge],
+  ])('that %s read its tags once, not once for each', async (_what, removeAll) => {
+    const { rig } = await openTagged()
+    const listTags = vi.spyOn(rig.repositories, 'listTags')
+    const readTag = vi.spyOn(rig.repositories, 'readTag')
+    await removeAll(rig)
+    expect(rig.index.totals.blobs).toBe(0)
+    expect(await readdir(rig.paths.repositories)).toEqual([])
+    // A purge reads them for itself, and looks at the end whether one is left.
+    expect(listTags.mock.calls.length).toBeLessThanOrEqual(2)
+    // Once for all; again those that point to the manifest, or once did, when that goes.
+    expect(readTag.mock.calls.length).toBeLessThanOrEqual(5 * (TAGS + 1))
+  })
+
+  it('leave a tag that has moved on meanwhile', async () => {
+    const { images, rig } = await openTagged()
+    const [one, two, three] = images.map(({ manifest }) => manifest.digest)
+    if (!one || !two || !three) throw new Error('no images')
+    const remover = rig.remover.batch()
+    await remover.remove(one)
+    await rig.repositories.setTag(REPOSITORY, tagAt(1), three)
+    await remover.remove(two)
+    expect(await rig.repositories.readTag(REPOSITORY, tagAt(1))).toBe(three)
+    expect(await rig.repositories.readTag(REPOSITORY, tagAt(0))).toBeUndefined()
+    // Of what is gone not even the history tells.
+    for (const digest of [one, two]) {
+      expect(existsSync(rig.paths.tagHistoryLink(REPOSITORY, LATEST, digest))).toBe(false)
+    }
+    expect(existsSync(rig.paths.tagHistoryLink(REPOSITORY, LATEST, three))).toBe(true)
+  })
+
+  it('find a tag that another registry has left without a history', async () => {
+    const { images, rig } = await openTagged()
+    const [one] = images.map(({ manifest }) => manifest.digest)
+    if (!one) throw new Error('no image')
+    await rm(join(rig.paths.tag(REPOSITORY, tagAt(0)), 'index'), { recursive: true })
+    await rig.remover.remove(one)
+    expect(await rig.repositories.listTags(REPOSITORY)).not.toContain(tagAt(0))
+  })
+})
