@@ -92,6 +92,8 @@ export class BlobFill {
   #spool: Spool | undefined
   #room: Reservation | undefined
   #hasFailed = false
+  /** The disk did not take the bytes, and the log has the reason. */
+  #isRefused = false
 
   constructor(deps: BlobFillDeps, options: BlobFillOptions) {
     this.#deps = deps
@@ -354,10 +356,12 @@ export class BlobFill {
     const { keeper } = this.#options
     if (!keeper || !spool.isKept) return
     const { blobs, storage } = this.#deps
-    await storage.attempt(async () => {
+    const isStored = await storage.attempt(async () => {
       const areLinked = await spool.commit(blobs, keeper.links())
       await keeper.onStored(spool, { areLinked })
+      return true
     })
+    this.#isRefused = isStored !== true
     // What is stored is counted as such by now.
     if (spool.isCommitted) this.#room?.release()
   }
@@ -368,10 +372,10 @@ export class BlobFill {
       await spool?.release()
       if (spool && !spool.isCommitted && this.#room) await this.#deps.spools.giveBack(spool)
     } catch (error) {
-      this.#deps.logger.warn(
-        { err: error, digest: this.digest },
-        'could not tidy up after a download',
-      )
+      // Of a disk that did not take the download is known already that it refuses, and why.
+      const isTold = error instanceof StorageError && (this.#isRefused || spool?.isKept === false)
+      const about = { err: error, digest: this.digest }
+      this.#deps.logger[isTold ? 'debug' : 'warn'](about, 'could not tidy up after a download')
     } finally {
       if (this.#options.keeper) this.#deps.spools.unclaim(this.digest)
       this.#room?.release()

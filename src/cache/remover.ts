@@ -94,7 +94,7 @@ export class Remover {
   }
 
   async #removeLink(link: Link): Promise<void> {
-    const { onUnlinked, repositories } = this.#deps
+    const { inventory, onUnlinked, repositories } = this.#deps
     const { digest, kind, repository } = link
     if (kind === 'manifest') {
       const tags = this.#tags ?? new TagsOfDigests(repositories)
@@ -102,7 +102,10 @@ export class Remover {
         // It may point elsewhere by now.
         const isCurrent = (await repositories.readTag(repository, tag)) === digest
         if (isCurrent) await this.#removeTag(repository, tag)
-        else await repositories.removeFromHistory(repository, tag, digest)
+        else {
+          await repositories.removeFromHistory(repository, tag, digest)
+          inventory.addUntagged(repository, tag, digest)
+        }
       }
     }
     await repositories.unlink(link)

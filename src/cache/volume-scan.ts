@@ -230,8 +230,7 @@ export class VolumeScan {
     const { index, repositories } = this.#deps
     for (const tag of await repositories.listTags(repository)) {
       const digest = await repositories.readTag(repository, tag)
-      const had = await repositories.historyOf(repository, tag)
-      for (const each of new Set(digest ? [digest, ...had] : had)) {
+      for (const each of await repositories.readTagHistory(repository, tag)) {
         await this.#add({ change: 'tag', digest: each, repository, tag })
       }
       // Kept: the upstream is asked, and tells what the tag is now.

@@ -104,7 +104,14 @@ export async function markClosed(paths: StoragePaths): Promise<void> {
 }
 
 async function openTables(file: string): Promise<IndexDatabase> {
-  const root = open<unknown, string>({ path: file, mapSize: MAP_BYTES, maxDbs: DATABASES_MAX })
+  const root = open<unknown, string>({
+    path: file,
+    mapSize: MAP_BYTES,
+    maxDbs: DATABASES_MAX,
+    // Changes come in transactions. What lmdb would begin for one turn's writes has a promise that nobody is given:
+    // if the disk refuses the commit, it rejects unheard.
+    eventTurnBatching: false,
+  })
   try {
     const table = (name: string): Table =>
       root.openDB<Buffer, Buffer>({ name, keyEncoding: 'binary', encoding: 'binary' })

@@ -66,7 +66,7 @@ export class RepositoryIndex {
   async readTagHistory(repository: RepositoryName, tag: Tag): Promise<Set<Digest>> {
     const current = await this.readTag(repository, tag)
     const digests = new Set(current === undefined ? [] : [current])
-    const history = path.join(this.#paths.tag(repository, tag), 'index')
+    const history = this.#history(repository, tag)
     for (const algorithm of await listDirectory(history)) {
       for (const { name } of await listDirectory(path.join(history, algorithm.name))) {
         const digest = parseDigest(`${algorithm.name}:${name}`)
@@ -101,19 +101,6 @@ export class RepositoryIndex {
     }
     await this.#prune(repository, history)
     await this.#prune(repository, path.dirname(current))
-    return digests
-  }
-
-  /** @returns the digests that a tag has, and has had */
-  async historyOf(repository: RepositoryName, tag: Tag): Promise<Digest[]> {
-    const history = this.#history(repository, tag)
-    const digests: Digest[] = []
-    for (const { name } of await listDirectory(history)) {
-      for (const entry of await listDirectory(path.join(history, name))) {
-        const digest = parseDigest(`${name}:${entry.name}`)
-        if (digest) digests.push(digest)
-      }
-    }
     return digests
   }
 

@@ -5,7 +5,7 @@ import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { existsSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import { beforeAll, describe, expect, it } from 'vitest'
+import { afterEach, beforeAll, describe, expect, it } from 'vitest'
 import { waitFor } from '../support/wait-for.ts'
 import { Cache } from './support/cache.ts'
 import { SmallDisk } from './support/small-disk.ts'
@@ -31,6 +31,13 @@ beforeAll(async () => {
     // What the disk refused is written down the next time that it is heard of.
     proxy: { tagttl: 0 },
   })
+})
+
+afterEach(() => {
+  const lines = cache.logLines()
+  expect(lines.filter(({ isBug }) => isBug)).toEqual([])
+  // Why the disk refuses is told where it refuses the download.
+  expect(lines.filter(({ msg }) => msg.startsWith('could not tidy up'))).toEqual([])
 })
 
 /** Gets everything that the image is made of. @returns what each body hashes to */

@@ -38,6 +38,8 @@ export interface LogLine {
   readonly level: string
   readonly msg: string
   readonly code?: string
+  /** An error of the cache's own. */
+  readonly isBug?: boolean
 }
 
 export class Cache {
