@@ -160,24 +160,23 @@ export class ManifestStore {
 
   /** Bytes first, then the link that makes them visible: never a link to nothing. */
   async #store(repository: Repository, digest: Digest, { bytes }: HotContent): Promise<void> {
-    const { membership, storage } = this.#deps
-    await storage.attempt(async () => {
-      if (await this.#put(digest, bytes)) await membership.link(repository, digest, 'manifest')
-    })
+    await this.#deps.storage.attempt(() => this.#put(digest, bytes, repository))
   }
 
-  /** @returns false when there is no room for it */
-  async #put(digest: Digest, bytes: Buffer): Promise<boolean> {
-    const { blobs, budget, inventory, metrics } = this.#deps
-    const costBytes = inventory.costOf(bytes.length)
+  /** @param repository gets a link with it. @returns false when there is no room for it */
+  async #put(digest: Digest, bytes: Buffer, repository?: Repository): Promise<boolean> {
+    const { blobs, budget, inventory, membership, metrics } = this.#deps
+    const costBytes = inventory.costOf(bytes.length, repository?.storedName)
     const room = budget.tryReserve(costBytes) ?? (await budget.reserve(costBytes))
     if (!room) {
       metrics.notKept.inc({ type: 'manifest' })
       return false
     }
     try {
-      await blobs.put(digest, bytes)
+      const links = repository ? [membership.linkFile(repository, digest, 'manifest')] : []
+      const areLinked = await blobs.put(digest, bytes, links)
       inventory.addStored(digest, bytes.length, { isManifest: true })
+      if (repository && areLinked) membership.noteLinked(repository, digest, 'manifest')
       return true
     } finally {
       room.release()
