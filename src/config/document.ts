@@ -151,7 +151,7 @@ const http = section({
 
 const proxy = section({
   ...upstreamKeys(),
-  ttl: withDefault(duration({ example: '168h', mayBeNegative: true }), 168 * HOUR_MS),
+  ttl: duration({ example: '168h', mayBeNegative: true }),
   tagttl: withDefault(duration({ example: '60s' }), MINUTE_MS),
   ratelimitstatus: withDefault(choice('503', '429'), '503'),
   exec: proxyExec(),

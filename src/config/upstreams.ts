@@ -17,6 +17,8 @@ const OTHER_REGISTRIES =
   /^(?:ghcr\.io|quay\.io|gcr\.io|.+\.pkg\.dev|registry\.k8s\.io|mcr\.microsoft\.com|public\.ecr\.aws|registry\.gitlab\.com|nvcr\.io)$/
 
 const TTL_MIN_MS = 1_000
+/** Registry's. */
+const TTL_DEFAULT_MS = 168 * 3_600_000
 /** Any public registry that a client names. */
 const ANY = '*'
 
@@ -30,7 +32,9 @@ export function defaultUpstreamOf(
   proxy: Document['proxy'],
   findings: Findings,
 ): UpstreamConfiguration {
-  const remoteUrls = defaultUrlsOf(proxy.remoteurl, findings)
+  const remoteUrls = defaultUrlsOf(proxy, findings)
+  // A file without it is a plain registry's, and what was pushed there no upstream can give back.
+  const ttlDefaultMs = proxy.remoteurl.length === 0 ? 0 : TTL_DEFAULT_MS
   const origin = new URL(remoteUrls.at(-1) ?? DOCKER_HUB_URL)
   const isDockerHub = remoteUrls.some(isDockerHubUrl)
   // It counts more than a password beside it, as in distribution.
@@ -42,7 +46,7 @@ export function defaultUpstreamOf(
     remoteUrls,
     isDockerHub,
     servesDockerHub: isDockerHub || !OTHER_REGISTRIES.test(origin.hostname),
-    ttlMs: ttlOf(proxy.ttl, 'proxy.ttl', findings),
+    ttlMs: ttlOf(proxy.ttl ?? ttlDefaultMs, 'proxy.ttl', findings),
     tagTtlMs: proxy.tagttl,
     tagRules: tagRulesOf(proxy.tagrules),
   }
@@ -250,11 +254,12 @@ export function ttlOf(ms: number, path: string, findings: Findings): number {
   return Math.max(ms, 0)
 }
 
-function defaultUrlsOf(urls: readonly string[], findings: Findings): string[] {
+function defaultUrlsOf({ remoteurl: urls, ttl }: Document['proxy'], findings: Findings): string[] {
   const path = 'proxy.remoteurl'
   if (urls.length === 0) {
     const isWrong = findings.hasProblemWithin(path)
-    if (!isWrong) findings.warning(path, `not set; Docker Hub, ${DOCKER_HUB_URL}, is used`)
+    const keeps = ttl === undefined ? ', and nothing expires unless proxy.ttl is set' : ''
+    if (!isWrong) findings.warning(path, `not set; Docker Hub, ${DOCKER_HUB_URL}, is used${keeps}`)
     return [DOCKER_HUB_URL]
   }
   return urls.map((url) => urlOf(url, path, findings))

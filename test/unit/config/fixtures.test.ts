@@ -4,6 +4,8 @@ import { describe, expect, it } from 'vitest'
 
 import { loadFixture } from './fixture.ts'
 
+const NO_REMOTE = 'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used'
+
 const NO_TLS =
   'http.tls: TLS on the listener is not supported by this version; put a TLS-terminating proxy in front or remove the key'
 const NO_AUTH =
@@ -41,9 +43,7 @@ describe('configurations that work as they are', () => {
 
   it('takes the default of a distribution package from the time of layerinfo', () => {
     const { configuration, warnings } = loadFixture('rpm-default')
-    expect(warnings).toEqual([
-      'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used',
-    ])
+    expect(warnings).toEqual([`${NO_REMOTE}, and nothing expires unless proxy.ttl is set`])
     expect(configuration?.storage).toMatchObject({
       rootDirectory: '/data/Registry',
       descriptorCache: { kind: 'inmemory' },
@@ -241,7 +241,7 @@ describe('configurations that must not start', () => {
     expect(problems).toEqual([NO_AUTH, NO_TLS])
     expect(warnings).toEqual([
       'threshold: unknown key, ignored; did you mean health.storagedriver.threshold?',
-      'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used',
+      `${NO_REMOTE}, and nothing expires unless proxy.ttl is set`,
     ])
   })
 
@@ -269,7 +269,7 @@ describe('configurations that must not start', () => {
       'proxy.remoteURL: unknown key, ignored; did you mean remoteurl?',
       'proxy.banana: unknown key, ignored',
       'proxy.ttl: 3600 means 3600 nanoseconds; write 3600s',
-      'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used',
+      NO_REMOTE,
     ])
   })
 

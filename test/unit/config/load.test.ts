@@ -3,6 +3,8 @@ import { describe, expect, it } from 'vitest'
 import { ConfigurationError, loadConfiguration } from '../../../src/config/load.ts'
 import { file, load } from './fixture.ts'
 
+const NO_REMOTE = 'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used'
+
 const proxy = (line: string): string =>
   file('proxy:', '  remoteurl: https://registry.example.com', `  ${line}`)
 
@@ -13,11 +15,18 @@ const drainTimeoutMs = (value: string) =>
   load(file(`http: {draintimeout: ${value}}`)).configuration?.http.drainTimeoutMs
 
 describe('what a configuration may be', () => {
+  it('has nothing expire by itself where it names no upstream', () => {
+    const read = (lines: string) => load(`version: 0.1\n${lines}`)
+    const ttlMs = (lines: string) => read(lines).configuration?.proxy.main.ttlMs
+    expect(ttlMs('')).toBe(0)
+    expect(ttlMs('proxy: {ttl: 168h}')).toBe(604_800_000)
+    expect(ttlMs('proxy: {remoteurl: "https://ghcr.io"}')).toBe(604_800_000)
+    expect(read('proxy: {ttl: 168h}').warnings).toEqual([NO_REMOTE])
+  })
+
   it('needs no file at all: then the defaults count', () => {
     const { configuration, warnings } = load(undefined)
-    expect(warnings).toEqual([
-      'proxy.remoteurl: not set; Docker Hub, https://registry-1.docker.io, is used',
-    ])
+    expect(warnings).toEqual([`${NO_REMOTE}, and nothing expires unless proxy.ttl is set`])
     expect(configuration).toEqual({
       log: { level: 'info', formatter: 'text', fields: {}, accessLogEnabled: true },
       storage: {
@@ -61,7 +70,8 @@ describe('what a configuration may be', () => {
           connectionsMax: undefined,
           requestsPerSecond: undefined,
           httpProxy: undefined,
-          ttlMs: 604_800_000,
+          // Of a plain registry's volume: no upstream could give it back.
+          ttlMs: 0,
           tagTtlMs: 60_000,
           tagRules: [],
           allow: [],
