@@ -50,6 +50,8 @@ export class SpoolDirectory {
   readonly #claimed = new Set<Digest>()
   /** Being removed: who wants the name again comes after that. */
   readonly #dropping = new Map<Digest, Promise<void>>()
+  /** They take room until they are gone. */
+  #droppingBytes = 0
 
   constructor(deps: SpoolDirectoryDeps) {
     this.#deps = deps
@@ -89,7 +91,7 @@ export class SpoolDirectory {
 
   /** What all of them take on disk. */
   get partBytesTotal(): number {
-    let sum = 0
+    let sum = this.#droppingBytes
     for (const { sizeBytes } of this.#parts.values()) sum += sizeBytes
     return sum
   }
@@ -145,12 +147,15 @@ export class SpoolDirectory {
 
   async #drop(digest: Digest): Promise<void> {
     const { paths } = this.#deps
+    const sizeBytes = this.partBytes(digest)
     if (!this.#parts.delete(digest)) return
+    this.#droppingBytes += sizeBytes
     const dropping = discardFile(paths.spoolFile(digest), paths.temporary)
     this.#dropping.set(digest, dropping)
     try {
       await dropping
     } finally {
+      this.#droppingBytes -= sizeBytes
       this.#dropping.delete(digest)
     }
   }

@@ -220,6 +220,17 @@ describe('purging', () => {
     await spool.release()
   })
 
+  it('counts what is being removed until it is gone', async () => {
+    const { paths, spools } = await makeSpools()
+    const blob = blobOf(300 * KIB, 'removed')
+    await leavePart(paths, blob.digest, blob.bytes)
+    await spools.start()
+    const removal = spools.remove(blob.digest)
+    expect(spools.partBytesTotal).toBe(300 * KIB)
+    expect(await removal).toBe(300 * KIB)
+    expect(spools.partBytesTotal).toBe(0)
+  })
+
   it('forgets parts that somebody else has removed', async () => {
     const { paths, spools } = await makeSpools()
     const { bytes, digest } = blobOf(KIB, 'vanished')
