@@ -1,12 +1,14 @@
 // A working day in a minute: many clients pull images of very unequal popularity, four times as much as there is
-// room for, while others expire. What is on disk is summed up again and again, with the process at a halt, so that
-// nothing moves meanwhile. The choices follow from a seed: E2E_SEED=… repeats them.
+// room for, while others expire and some are purged. What is on disk is summed up again and again, with the process at
+// a halt, so that nothing moves meanwhile. The choices follow from a seed: E2E_SEED=… repeats them.
 
 import { randomInt } from 'node:crypto'
 import { existsSync, lstatSync, readdirSync } from 'node:fs'
-import { Agent, get, type IncomingMessage } from 'node:http'
+import { Agent, get, request, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import process from 'node:process'
+import { text } from 'node:stream/consumers'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, expect, it } from 'vitest'
 import { Random } from '../support/random.ts'
 import { waitFor } from '../support/wait-for.ts'
@@ -36,7 +38,11 @@ const CHURN_PART = 0.1
 const CHURN_TTL = '3s'
 /** What each object takes beside its bytes: its directory, its link's, and the link. */
 const COST_BYTES = 3 * 4096
-const SAMPLE_PAUSE_PULLS = 10
+/** Between two looks at the disk, beside the pulls. */
+const SAMPLE_PAUSE_MS = 200
+const SAMPLES_MIN = 100
+/** One of so many pulls is followed by a purge of some image. */
+const PURGE_EVERY_PULLS = 50
 /** That a real cache may miss more often than the ideal one. */
 const HIT_RATIO_DISTANCE_MAX = 0.05
 
@@ -48,6 +54,8 @@ let images: readonly BulkImage[]
 let churn: readonly BulkImage[]
 let cache: Cache
 let root: string
+/** Those that found something. */
+let purges = 0
 
 beforeAll(async () => {
   images = addImages()
@@ -64,6 +72,11 @@ beforeAll(async () => {
       maxsize: '500MB',
       retention: [{ match: 'churn/*', ttl: CHURN_TTL }],
     },
+  })
+  if (IS_COMPARISON) return
+  // Before that a purge is refused.
+  await waitFor('the volume to be looked through', () => {
+    return cache.logLines().some(({ msg }) => msg.startsWith('found 0 blobs'))
   })
 })
 
@@ -88,15 +101,28 @@ function addImages(): BulkImage[] {
   return added
 }
 
-/** What is pulled, in this order. */
-function makeTrace(): BulkImage[] {
+interface Step {
+  readonly pulled: BulkImage
+  /** After that. */
+  readonly purged: BulkImage | undefined
+}
+
+/** What is pulled and purged, in this order. */
+function makeTrace(): Step[] {
   const weights = images.map((_, rank) => 1 / (rank + 1) ** ZIPF_EXPONENT)
   const sum = weights.reduce((total, weight) => total + weight, 0)
-  return Array.from({ length: PULLS }, () => {
-    if (random.next() < CHURN_PART) return random.pick(churn)
+  const choose = (): BulkImage => {
     let left = random.next() * sum
     return images.find((_, rank) => (left -= weights[rank] ?? 0) < 0) ?? random.pick(images)
-  })
+  }
+  return Array.from({ length: PULLS }, (_, at) => ({
+    pulled: random.next() < CHURN_PART ? random.pick(churn) : choose(),
+    purged: at % PURGE_EVERY_PULLS === 0 ? choose() : undefined,
+  }))
+}
+
+function imagesWith(blob: BulkBlob): number {
+  return images.filter(({ blobs }) => blobs.includes(blob)).length
 }
 
 async function fetchRight(path: string, expected: BulkBlob): Promise<void> {
@@ -131,37 +157,70 @@ function allocatedBelow(directory: string): number {
   return bytes
 }
 
+/** As `layover purge` does. What somebody is reading stays. */
+async function purge({ repository, tag }: BulkImage): Promise<void> {
+  const answer = await new Promise<IncomingMessage>((resolve, reject) => {
+    const socketPath = join(root, 'layover/admin.sock')
+    const headers = { 'Content-Type': 'application/json' }
+    request({ socketPath, path: '/admin/purge', method: 'POST', headers }, resolve)
+      .once('error', reject)
+      .end(JSON.stringify({ image: `${repository}:${tag}` }))
+  })
+  const lines = (await text(answer)).split('\n')
+  if (answer.statusCode !== 200) throw new Error(`purge: ${answer.statusCode} ${lines.join()}`)
+  if (lines.some((line) => line.includes('"outcome":"removed"'))) purges++
+}
+
 /** @returns the disk usages that were seen meanwhile */
-async function pullAll(trace: readonly BulkImage[]): Promise<number[]> {
-  const left = [...trace]
+async function pullAll(steps: readonly Step[]): Promise<number[]> {
+  const left = [...steps]
   const usages: number[] = []
-  const client = async (): Promise<void> => {
-    for (let image = left.shift(); image; image = left.shift()) {
-      await pull(image)
-      if (left.length % SAMPLE_PAUSE_PULLS === 0) usages.push(diskUsage())
+  let isOver = false
+  let purging = Promise.resolve()
+  const sampler = async (): Promise<void> => {
+    while (!isOver) {
+      usages.push(diskUsage())
+      await sleep(SAMPLE_PAUSE_MS)
     }
   }
-  await Promise.all(Array.from({ length: CLIENTS }, client))
+  const client = async (): Promise<void> => {
+    for (let step = left.shift(); step; step = left.shift()) {
+      await pull(step.pulled)
+      const { purged } = step
+      // One at a time: another one is refused.
+      if (purged) purging = purging.then(() => purge(purged))
+      await purging
+    }
+  }
+  const sampling = sampler()
+  await Promise.all(Array.from({ length: CLIENTS }, client)).finally(() => {
+    isOver = true
+  })
+  await sampling
   return usages
 }
 
 /** Objects are the same ones when they have the same digest, in whatever repository. */
-function idealRatio(trace: readonly BulkImage[]): HitRatio {
+function idealRatio(steps: readonly Step[]): HitRatio {
   const lru = new IdealLru(LIMIT_BYTES)
   const ratio = new HitRatio()
-  for (const image of trace) {
-    for (const { digest, sizeBytes } of [image.manifest, ...image.blobs]) {
+  for (const { pulled, purged } of steps) {
+    for (const { digest, sizeBytes } of [pulled.manifest, ...pulled.blobs]) {
       const isHit = lru.use(digest, sizeBytes + COST_BYTES)
-      if (!churn.includes(image)) ratio.add(sizeBytes, 1, Number(isHit))
+      if (!churn.includes(pulled)) ratio.add(sizeBytes, 1, Number(isHit))
     }
+    if (!purged) continue
+    // Layers that other images have stay for them.
+    const own = purged.blobs.filter((blob) => imagesWith(blob) === 1)
+    for (const { digest } of [purged.manifest, ...own]) lru.forget(digest)
   }
   return ratio
 }
 
 /** What the upstream did not have to send was a hit. */
-function realRatio(trace: readonly BulkImage[]): HitRatio {
+function realRatio(steps: readonly Step[]): HitRatio {
   const uses = new Map<BulkBlob, number>()
-  for (const image of trace) {
+  for (const { pulled: image } of steps) {
     if (churn.includes(image)) continue
     for (const blob of [image.manifest, ...image.blobs]) uses.set(blob, (uses.get(blob) ?? 0) + 1)
   }
@@ -180,7 +239,8 @@ it.skipIf(IS_COMPARISON)(
 
     const usages = await pullAll(trace)
 
-    expect(usages.length).toBeGreaterThan(PULLS / SAMPLE_PAUSE_PULLS / 2)
+    expect(usages.length).toBeGreaterThan(SAMPLES_MIN)
+    expect(purges).toBeGreaterThan(0)
     expect(Math.max(...usages)).toBeLessThanOrEqual(LIMIT_BYTES)
     // It makes use of what it may have, too.
     expect(Math.max(...usages)).toBeGreaterThan(0.9 * LIMIT_BYTES)

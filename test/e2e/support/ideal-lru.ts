@@ -11,6 +11,12 @@ export class IdealLru {
     this.#capacityBytes = capacityBytes
   }
 
+  /** As an operator does who wants it gone. */
+  forget(key: string): void {
+    this.#bytes -= this.#costs.get(key) ?? 0
+    this.#costs.delete(key)
+  }
+
   /** @returns whether it was there */
   use(key: string, costBytes: number): boolean {
     const isHit = this.#costs.delete(key)
