@@ -4,7 +4,7 @@
 
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { IndexDatabase, Table } from './index-database.ts'
+import type { IndexDatabase } from './index-database.ts'
 import {
   blobRecord,
   blobValue,
@@ -24,6 +24,7 @@ import {
   tagsKey,
   type BlobRecord,
 } from './index-records.ts'
+import { GROUP_MAX, drop, put, reach, takeOut } from './index-tables.ts'
 import type { Link } from './repository-index.ts'
 
 export type IndexChange =
@@ -77,8 +78,6 @@ export interface Totals {
   readonly allocatedBytes: number
 }
 
-/** What one image can drag along; real ones have some hundred parts. */
-const GROUP_MAX = 5_000
 /** Manifests that are remembered to name one manifest. */
 const NAMED_MAX = 1_000
 const PRESENT = Buffer.of(1)
@@ -373,33 +372,4 @@ const NAMED_ONLY: BlobRecord = {
   lastUsedMs: 0,
   mayLackLink: false,
   namedBy: 0,
-}
-
-/** Everything that can be reached, the start included; no more than a group may have. */
-function reach(start: Digest | Iterable<Digest>, next: (from: Digest) => Digest[]): Set<Digest> {
-  const reached = new Set(typeof start === 'string' ? [start] : start)
-  // A set goes on with what is added to it meanwhile.
-  for (const from of reached) {
-    for (const digest of next(from)) if (reached.size < GROUP_MAX) reached.add(digest)
-  }
-  return reached
-}
-
-/** Removes one digest from the list that a table has under another. */
-function takeOut(table: Table, from: Digest, what: Digest): void {
-  const key = digestKey(from)
-  const known = digestsIn(table.get(key))
-  const left = known.filter((digest) => digest !== what)
-  if (left.length === known.length) return
-  if (left.length > 0) put(table, key, digestsValue(left))
-  else drop(table, key)
-}
-
-/** The transaction tells whether all of it succeeded. */
-function put(table: Table, key: Buffer, value: Buffer): void {
-  table.put(key, value).catch(() => undefined)
-}
-
-function drop(table: Table, key: Buffer): void {
-  table.remove(key).catch(() => undefined)
 }

@@ -34,7 +34,9 @@ async function sweep(rig: VolumeRig): Promise<void> {
 }
 
 async function evict(rig: VolumeRig): Promise<void> {
-  await rig.evictor.makeRoom(rig.index.totals.allocatedBytes)
+  let bytes = 0
+  for await (const blob of rig.index.blobs()) bytes += rig.inventory.freedBy(blob)
+  await rig.evictor.makeRoom(bytes)
 }
 
 async function purge(rig: VolumeRig): Promise<void> {
