@@ -175,10 +175,10 @@ async function purge({ repository, tag }: BulkImage): Promise<void> {
 async function pullAll(steps: readonly Step[]): Promise<number[]> {
   const left = [...steps]
   const usages: number[] = []
-  let isOver = false
+  const over = new AbortController()
   let purging = Promise.resolve()
   const sampler = async (): Promise<void> => {
-    while (!isOver) {
+    while (!over.signal.aborted) {
       usages.push(diskUsage())
       await sleep(SAMPLE_PAUSE_MS)
     }
@@ -193,9 +193,7 @@ async function pullAll(steps: readonly Step[]): Promise<number[]> {
     }
   }
   const sampling = sampler()
-  await Promise.all(Array.from({ length: CLIENTS }, client)).finally(() => {
-    isOver = true
-  })
+  await Promise.all(Array.from({ length: CLIENTS }, client)).finally(() => over.abort())
   await sampling
   return usages
 }

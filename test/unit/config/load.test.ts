@@ -14,14 +14,16 @@ const cacheOf = (size: string) =>
 const drainTimeoutMs = (value: string) =>
   load(file(`http: {draintimeout: ${value}}`)).configuration?.http.drainTimeoutMs
 
+/** A file of no more than these lines. */
+const alone = (lines: string) => load(`version: 0.1\n${lines}`)
+
 describe('what a configuration may be', () => {
   it('has nothing expire by itself where it names no upstream', () => {
-    const read = (lines: string) => load(`version: 0.1\n${lines}`)
-    const ttlMs = (lines: string) => read(lines).configuration?.proxy.main.ttlMs
+    const ttlMs = (lines: string) => alone(lines).configuration?.proxy.main.ttlMs
     expect(ttlMs('')).toBe(0)
     expect(ttlMs('proxy: {ttl: 168h}')).toBe(604_800_000)
     expect(ttlMs('proxy: {remoteurl: "https://ghcr.io"}')).toBe(604_800_000)
-    expect(read('proxy: {ttl: 168h}').warnings).toEqual([NO_REMOTE])
+    expect(alone('proxy: {ttl: 168h}').warnings).toEqual([NO_REMOTE])
   })
 
   it('needs no file at all: then the defaults count', () => {
