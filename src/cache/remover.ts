@@ -40,11 +40,7 @@ export class Remover {
 
   /** Removes what a repository has under a digest: its link and the tags that point to it. */
   async unlink(link: Link): Promise<void> {
-    const { inventory } = this.#deps
-    // A use that comes from now on is somebody's who wants it again.
-    inventory.forgetUse(link)
-    await this.#removeFiles(link)
-    inventory.addUnlinked(link)
+    await this.#unlink(link)
   }
 
   /** Removes a tag; what it points to stays. @returns false when there was none */
@@ -65,9 +61,13 @@ export class Remover {
   async remove(digest: Digest): Promise<number | undefined> {
     const { blobs, index, inventory, onRemoved } = this.#deps
     if (this.#isInUse(digest)) return undefined
-    for (const link of index.linksOf(digest)) await this.unlink(link)
-    // Somebody may have asked for it while its links were removed: then the bytes stay for them.
-    if (this.#isInUse(digest)) return undefined
+    const unlinked: Unlinked[] = []
+    for (const link of index.linksOf(digest)) unlinked.push(...(await this.#unlink(link)))
+    // Somebody has asked for it while its links were removed: it stays, and never without a link.
+    if (this.#isInUse(digest)) {
+      for (const each of unlinked) await this.#linkAgain(each)
+      return undefined
+    }
     const freedBytes = index.blob(digest)?.allocatedBytes ?? 0
     onRemoved(digest)
     await blobs.remove(digest)
@@ -80,10 +80,30 @@ export class Remover {
   }
 
   /** A manifest may have been asked for as a blob too: one entry stands for both links. */
-  async #removeFiles({ digest, kind, repository }: Link): Promise<void> {
+  async #unlink({ digest, kind, repository }: Link): Promise<Unlinked[]> {
+    const { inventory, repositories } = this.#deps
     const other: Link = { digest, repository, kind: kind === 'blob' ? 'manifest' : 'blob' }
-    if (await this.#deps.repositories.has(other)) await this.#removeLink(other)
-    await this.#removeLink({ digest, repository, kind })
+    const link: Link = { digest, repository, kind }
+    // A use that comes from now on is somebody's who wants it again.
+    inventory.forgetUse(link)
+    const unlinked: Unlinked[] = []
+    if (await repositories.has(other)) unlinked.push(await this.#removeLink(other))
+    unlinked.push(await this.#removeLink(link))
+    inventory.addUnlinked(link)
+    return unlinked
+  }
+
+  async #linkAgain({ link, tags }: Unlinked): Promise<void> {
+    const { inventory, repositories } = this.#deps
+    const { digest, repository } = link
+    await repositories.link(link)
+    inventory.touch(link)
+    for (const tag of tags) {
+      // It may have come to point elsewhere meanwhile.
+      if ((await repositories.readTag(repository, tag)) !== undefined) continue
+      await repositories.setTag(repository, tag, digest)
+      inventory.addTag(repository, tag, digest)
+    }
   }
 
   async #removeTag(repository: RepositoryName, tag: Tag): Promise<void> {
@@ -93,16 +113,18 @@ export class Remover {
     }
   }
 
-  async #removeLink(link: Link): Promise<void> {
+  async #removeLink(link: Link): Promise<Unlinked> {
     const { inventory, onUnlinked, repositories } = this.#deps
     const { digest, kind, repository } = link
+    const removed: Tag[] = []
     if (kind === 'manifest') {
       const tags = this.#tags ?? new TagsOfDigests(repositories)
       for (const tag of await tags.of(repository, digest)) {
         // It may point elsewhere by now.
-        const isCurrent = (await repositories.readTag(repository, tag)) === digest
-        if (isCurrent) await this.#removeTag(repository, tag)
-        else {
+        if ((await repositories.readTag(repository, tag)) === digest) {
+          await this.#removeTag(repository, tag)
+          removed.push(tag)
+        } else {
           await repositories.removeFromHistory(repository, tag, digest)
           inventory.addUntagged(repository, tag, digest)
         }
@@ -110,5 +132,12 @@ export class Remover {
     }
     await repositories.unlink(link)
     onUnlinked(link)
+    return { link, tags: removed }
   }
+}
+
+/** What was taken away, and the tags that pointed to it. */
+interface Unlinked {
+  readonly link: Link
+  readonly tags: readonly Tag[]
 }

@@ -1,13 +1,18 @@
 import { existsSync } from 'node:fs'
 import { readdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, onTestFinished, vi } from 'vitest'
 import { PurgeRun } from '../../../src/cache/purge-run.ts'
 import { selectionOf } from '../../../src/cache/purge-selection.ts'
 import { StoredNames } from '../../../src/cache/stored-names.ts'
 import type { Tag } from '../../../src/oci/reference.ts'
 import { buildImage, type TestImage } from '../../support/images.ts'
-import { REPOSITORY, openVolume, type VolumeRig } from '../../support/volume-rig.ts'
+import {
+  OTHER_REPOSITORY,
+  REPOSITORY,
+  openVolume,
+  type VolumeRig,
+} from '../../support/volume-rig.ts'
 
 const TTL_MS = 1_000
 const TAGS = 10
@@ -90,5 +95,32 @@ describe('many removals from one repository', () => {
     await rm(join(rig.paths.tag(REPOSITORY, tagAt(0)), 'index'), { recursive: true })
     await rig.remover.remove(one)
     expect(await rig.repositories.listTags(REPOSITORY)).not.toContain(tagAt(0))
+  })
+})
+
+describe('content that somebody begins to use while its links go', () => {
+  it('stays as it was: with its links, and the tags that no one has set since', async () => {
+    const image = buildImage()
+    const { digest } = image.manifest
+    const rig = await openVolume({
+      onUnlinked: (_link, { blobs }) => onTestFinished(blobs.hold(digest)),
+    })
+    await rig.keepImage(image, { tag: LATEST })
+    await rig.keepImage(image, { tag: tagAt(1), repository: OTHER_REPOSITORY })
+    await rig.inventory.flush()
+    const { totals } = rig.index
+
+    expect(await rig.remover.remove(digest)).toBeUndefined()
+
+    await rig.inventory.flush()
+    expect(rig.index.totals).toEqual(totals)
+    for (const [repository, tag] of [
+      [REPOSITORY, LATEST],
+      [OTHER_REPOSITORY, tagAt(1)],
+    ] as const) {
+      expect(await rig.repositories.has({ repository, digest, kind: 'manifest' })).toBe(true)
+      expect(await rig.repositories.readTag(repository, tag)).toBe(digest)
+      expect(rig.index.link(digest, repository)?.kind).toBe('manifest')
+    }
   })
 })
