@@ -27,7 +27,7 @@ import {
 import { Digester } from './storage/digester.ts'
 import { OwnBytes, diskSpace, fileCosts } from './storage/disk-space.ts'
 import { FileWriter } from './storage/file-writer.ts'
-import { StoragePaths } from './storage/paths.ts'
+import type { StoragePaths } from './storage/paths.ts'
 import { Quarantine } from './storage/quarantine.ts'
 import { RedisDescriptorCache } from './storage/redis-descriptor-cache.ts'
 import { readTlsFiles } from './storage/redis-tls.ts'
@@ -47,14 +47,15 @@ export type Storage = Awaited<ReturnType<typeof openStorage>>
 /**
  * Bytes at rest. The spool makes the directories, the index opens in milliseconds or is rebuilt later.
  *
+ * @param deps.paths of the root directory
  * @param deps.workerUrl the compiled worker: see storage/storage-thread.ts
  * @throws when the directory cannot be had, with what to do about it
  */
 export async function openStorage(
   configuration: Configuration,
-  { clock, logger, metrics, workerUrl }: Deps & { readonly workerUrl: URL },
+  deps: Deps & { readonly paths: StoragePaths; readonly workerUrl: URL },
 ) {
-  const paths = new StoragePaths(configuration.storage.rootDirectory)
+  const { clock, logger, metrics, paths, workerUrl } = deps
   const thread = new StorageThread({ workerUrl })
   const writer = new FileWriter({ thread, paths })
   const digester = new Digester({ thread })
@@ -86,8 +87,6 @@ export async function openStorage(
   }
 }
 
-export type Housekeeping = Awaited<ReturnType<typeof createHousekeeping>>
-
 /**
  * What is kept, for how long, and how much of it.
  *
@@ -110,7 +109,7 @@ export async function createHousekeeping(
     {
       ttlMs: upstreams.main.ttlMs,
       ttlMsOf: (storedName) => upstreams.ttlMsOf(storedName),
-      ttlsMinMs: upstreams.ttlMinMs,
+      ttlsMs: upstreams.ttlsMs,
       rules: options.retention,
       formatTtl: formatDuration,
     },

@@ -109,6 +109,7 @@ async function startOn(
     clock,
     logger,
     metrics,
+    paths,
     workerUrl: deps.storageWorkerUrl,
   })
   await health.add({

@@ -21,8 +21,8 @@ export interface RetentionOptions {
   readonly ttlMs: number
   /** Where it differs: by upstream, which the name begins with. */
   readonly ttlMsOf?: (repository: RepositoryName) => number | undefined
-  /** The shortest that `ttlMsOf` can say; 0: it says of nothing that it ends. */
-  readonly ttlsMinMs?: number
+  /** What `ttlMsOf` can say. */
+  readonly ttlsMs?: readonly number[]
   /** The first that matches counts, for pins and for ttl each. */
   readonly rules: readonly RetentionRule[]
   /** As Go prints it: `168h0m0s`. */
@@ -63,8 +63,8 @@ export class Retention {
 
   /** The shortest that anything has; 0: nothing ever ends. */
   get ttlMinMs(): number {
-    const { ttlMs, ttlsMinMs = 0 } = this.#options
-    const all = [ttlMs, ttlsMinMs, ...this.#rules.map((rule) => rule.ttlMs ?? 0)]
+    const { ttlMs, ttlsMs = [] } = this.#options
+    const all = [ttlMs, ...ttlsMs, ...this.#rules.map((rule) => rule.ttlMs ?? 0)]
     const ending = all.filter((ttlMs) => ttlMs > 0)
     return ending.length === 0 ? 0 : Math.min(...ending)
   }

@@ -81,11 +81,9 @@ export class Upstreams {
     return (this.#others.get(host) ?? this.#patternFor(host) ?? this.main).ttlMs
   }
 
-  /** The shortest of them, for how often to look; 0 when everything is kept. */
-  get ttlMinMs(): number {
-    const all = [this.main, ...this.#others.values(), ...this.#patterns].map(({ ttlMs }) => ttlMs)
-    const finite = all.filter((ttlMs) => ttlMs > 0)
-    return finite.length > 0 ? Math.min(...finite) : 0
+  /** All that there are, for how often to look; 0: what it is of never expires. */
+  get ttlsMs(): number[] {
+    return [this.main, ...this.#others.values(), ...this.#patterns].map(({ ttlMs }) => ttlMs)
   }
 
   /** What the operator should look at; empty when all is well. */
