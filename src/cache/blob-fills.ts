@@ -16,6 +16,8 @@ import { FAR_AHEAD_BYTES, TailSource } from './tail-source.ts'
 
 /** Each holds up to 8 MiB for its slowest reader, and asks the upstream for all of the bytes again. */
 const UNSHARED_MAX = 16
+/** Ranges far ahead of a download, each with a connection of its own for as long as its client reads. */
+const TAILS_MAX = 16
 /** Until one of them is over, or the shared download; or until another process has started. */
 const RETRY_AFTER_MS = 10_000
 
@@ -49,6 +51,7 @@ export class BlobFills {
   readonly #running = new Map<Digest, RunningFill>()
   /** Downloads for one client each, beside one that can't be joined. */
   readonly #unshared = new Set<BlobFill>()
+  #tails = 0
   /** Requests whose clients were cut off go on for a moment. */
   #isStopping = false
 
@@ -127,9 +130,11 @@ export class BlobFills {
         freshness: { outcome, asOfMs: this.#deps.clock.now(), isStored: spool.isKept },
         open: (position) => {
           const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
-          if (!isFar || !spool.isKept) return reader
+          if (!isFar || !spool.isKept || this.#tails >= TAILS_MAX) return reader
           reader.close()
-          return new TailSource({ join: () => spool.reader() }, asked)
+          this.#tails++
+          const onClose = (): void => void this.#tails--
+          return new TailSource({ join: () => spool.reader(), onClose }, asked)
         },
         confirmed: () =>
           fill.verified.catch((error: unknown) => {

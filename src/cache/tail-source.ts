@@ -20,6 +20,7 @@ export class TailSource implements ByteSource {
   readonly #digest: Digest
   /** Joins the shared download, for an upstream that knows no ranges. Not before: a reader there is waited for. */
   readonly #join: () => ByteSource | undefined
+  readonly #onClose: () => void
   #shared: ByteSource | undefined
   readonly #stop = new AbortController()
   #chunks: AsyncIterator<Buffer> | undefined
@@ -27,10 +28,11 @@ export class TailSource implements ByteSource {
   #knowsRanges = true
 
   constructor(
-    deps: { join: () => ByteSource | undefined },
+    deps: { join: () => ByteSource | undefined; onClose: () => void },
     options: { repository: Repository; digest: Digest },
   ) {
     this.#join = deps.join
+    this.#onClose = deps.onClose
     this.#repository = options.repository
     this.#digest = options.digest
   }
@@ -59,6 +61,8 @@ export class TailSource implements ByteSource {
   }
 
   close(): void {
+    if (this.#stop.signal.aborted) return
+    this.#onClose()
     this.#stop.abort(new Error('the client left'))
     this.#shared?.close()
   }

@@ -80,11 +80,17 @@ export class CallBudget {
  * @throws the signal's reason, as soon as `signal` is aborted
  */
 export async function leaveOnAbort<T>(shared: Promise<T>, signal: AbortSignal): Promise<T> {
+  let leave = (): void => undefined
   const left = new Promise<undefined>((resolve) => {
-    if (signal.aborted) resolve(undefined)
-    signal.addEventListener('abort', () => resolve(undefined), { once: true })
+    leave = () => resolve(undefined)
+    if (signal.aborted) leave()
+    else signal.addEventListener('abort', leave, { once: true })
   })
-  const outcome = await Promise.race([left, shared.then((value) => ({ value }))])
-  if (!outcome) throw signal.reason
-  return outcome.value
+  try {
+    const outcome = await Promise.race([left, shared.then((value) => ({ value }))])
+    if (!outcome) throw signal.reason
+    return outcome.value
+  } finally {
+    signal.removeEventListener('abort', leave)
+  }
 }

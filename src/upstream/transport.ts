@@ -7,11 +7,11 @@ import type { Readable } from 'node:stream'
 import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
 import { AddressGuard, type AddressGuardDeps, type AddressGuardOptions } from './address-guard.ts'
-import type { CallBudget } from './call-budget.ts'
+import { leaveOnAbort, type CallBudget } from './call-budget.ts'
 import { Egress, type ConnectionOptions, type EnvironmentProxy } from './egress.ts'
 import { retryAfterMsOf } from './answer-headers.ts'
 import { RequestPace } from './request-pace.ts'
-import { discard } from './response-body.ts'
+import { discard, drop } from './response-body.ts'
 import { connectionError, UpstreamError } from './upstream-error.ts'
 
 export type RequestKind = 'manifest' | 'blob' | 'tags' | 'referrers' | 'ping' | 'token' | 'redirect'
@@ -208,7 +208,7 @@ export class Transport {
     const startedMs = this.#clock.monotonic()
     let status: number | undefined
     try {
-      const response = await this.#egress.dispatcherFor(url).request({
+      const asked = this.#egress.dispatcherFor(url).request({
         origin: url.origin,
         path: url.pathname + url.search,
         method,
@@ -226,6 +226,11 @@ export class Transport {
         headersTimeout: HEADERS_TIMEOUT_MS,
         bodyTimeout: BODY_IDLE_TIMEOUT_MS,
         highWaterMark: BODY_BUFFER_BYTES,
+      })
+      // A request that waits for a connection hears of the signal only when its turn comes.
+      const response = await leaveOnAbort(asked, signal).catch((error: unknown) => {
+        asked.then(({ body }) => drop(body)).catch(() => undefined)
+        throw error
       })
       status = response.statusCode
       return { status, headers: response.headers, body: response.body }

@@ -23,9 +23,9 @@ interface Stage {
   readonly clock: FakeClock
 }
 
-async function start(): Promise<Stage> {
+async function start(proxy: Readonly<Record<string, unknown>> = {}): Promise<Stage> {
   const clock = new FakeClock()
-  return { ...(await startLayover({ clock })), clock }
+  return { ...(await startLayover({ clock, configuration: { proxy } })), clock }
 }
 
 /** Lets each question but the last be answered after 12 s, and the last one never. @returns what the client got */
@@ -82,6 +82,31 @@ describe('a request whose questions take longer than a client waits', () => {
 
     const path = `/v2/${NAME}/blobs/${blob.digest}`
     expectTimeout(await askSlowly(stage, path, { questions: 2, method: 'HEAD' }))
+  })
+})
+
+describe('a request whose questions wait for a connection', () => {
+  it.each(['manifests/3', 'tags/list'])('is answered from what is known: %s', async (what) => {
+    const { clock, layover, upstream } = await start({ maxconnections: 1, tagttl: 0 })
+    const blob = blobOf(200_000, 'large enough to wait')
+    upstream.addImage(NAME, '3', buildImage())
+    upstream.addBlob(NAME, blob)
+    const path = `/v2/${NAME}/${what}`
+    await layover.get(`/v2/${NAME}/manifests/3`)
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
+    const download = await layover.open(`/v2/${NAME}/blobs/${blob.digest}`)
+
+    const asked = layover.get(path)
+    await waitFor('the second request', async () => {
+      return (await layover.metric('registry_http_in_flight_requests')) === 2
+    })
+    expect(await isStillWaiting(asked)).toBe(true)
+    await clock.advance(LIMIT_MS)
+
+    const answer = await asked
+    expect([answer.status, answer.header('x-cache')]).toEqual([200, 'STALE'])
+    gate.release()
+    expect((await download.finish()).body.equals(blob.bytes)).toBe(true)
   })
 })
 

@@ -3,9 +3,12 @@
 import { describe, expect, it } from 'vitest'
 import { startLayover } from '../support/layover.ts'
 import { blobOf } from '../support/images.ts'
+import { waitFor } from '../support/wait-for.ts'
 
 const NAME = 'library/alpine'
 const SIZE = 1_500_000
+/** Ranges far ahead of a download that have connections of their own. */
+const TAILS_MAX = 16
 
 type Part = readonly [first: number, last: number]
 
@@ -151,6 +154,27 @@ describe('a range of a blob that is arriving', () => {
     expect((await whole.finish()).body.equals(blob.bytes)).toBe(true)
     await layover.stored(blob.digest)
     expect(upstream.count()).toBe(2)
+  })
+
+  it('waits for the shared download if many others lie far ahead, too', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(66 * 1024 * 1024, 'far')
+    upstream.addBlob(NAME, blob)
+    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    const whole = await layover.open(path)
+    const tails = []
+    for (let index = 0; index < TAILS_MAX + 4; index++) {
+      tails.push(await layover.open(path, { headers: { Range: 'bytes=-200000' } }))
+    }
+    await waitFor('the ranges to be asked for', () => upstream.count() === 1 + TAILS_MAX)
+    gate.release()
+    for (const tail of tails) {
+      expect((await tail.finish()).body.equals(blob.bytes.subarray(-200_000))).toBe(true)
+    }
+    expect((await whole.finish()).body.equals(blob.bytes)).toBe(true)
+    expect(upstream.count()).toBe(1 + TAILS_MAX)
+    await layover.stored(blob.digest)
   })
 
   it('waits for the shared download if the upstream knows no ranges', async () => {

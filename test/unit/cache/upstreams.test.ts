@@ -94,7 +94,7 @@ describe('how long content is kept', () => {
   })
 
   it('is one of those that are there', () => {
-    expect(upstreams(7).all.ttlsMs).toEqual([7, 2_000, 3_000])
+    expect(upstreams(7).all.ttlsMs).toEqual([7, 2_000, 0, 4_000, 3_000])
   })
 })
 
