@@ -15,18 +15,15 @@ import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { UpstreamError, type UpstreamErrorKind } from '../upstream/upstream-error.ts'
 import type { DiskBudget, Reservation } from './disk-budget.ts'
+import { DownloadPatience } from './download-patience.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
-/** Attempts in a row that bring not one byte. */
-const FRUITLESS_MAX = 5
 const BACKOFF_FIRST_MS = 250
 const BACKOFF_MAX_MS = 4_000
 /** Clients wait with an open connection meanwhile; longer than this they had better be told. */
 const RETRY_AFTER_MAX_MS = 15_000
-/** Attempts in all, so that an upstream that gives a byte at a time cannot keep us busy for ever. */
-const ATTEMPTS_MAX = 100
 
 /** There is nothing at that place. */
 const RANGE_NOT_SATISFIABLE = 416
@@ -174,16 +171,12 @@ export class BlobFill {
       first.body.destroy()
       blob = undefined
     }
-    let fruitless = 0
-    for (let attempts = 1; ; attempts++) {
-      const before = spool.receivedBytes
+    const patience = new DownloadPatience(this.#deps.clock, spool.receivedBytes)
+    for (;;) {
       const failure = await this.#receive(spool, blob)
       if (!failure) break
-      fruitless = spool.receivedBytes > before ? 0 : fruitless + 1
-      if (fruitless >= FRUITLESS_MAX || attempts >= ATTEMPTS_MAX || !isWorthResuming(failure)) {
-        throw failure
-      }
-      await this.#pause(failure, fruitless)
+      if (!patience.noteBreak(spool.receivedBytes) || !isWorthResuming(failure)) throw failure
+      await this.#pause(failure, patience.fruitless)
       this.#deps.metrics.fillResumes.inc()
       blob = undefined
     }

@@ -48,6 +48,16 @@ const time: FaultRow[] = [
   named('hang', { at: RESOURCES, means: OUTAGE, shows: 'headers' }),
   named('hang-after-headers', { at: RESOURCES, means: OUTAGE, shows: 'body', meansAt: cut(0) }),
   named('hang-in-body', { at: SMALL, means: OUTAGE, shows: 'body' }),
+  // An attempt ends after 25 s of this clock, and the eighth is beyond three minutes.
+  {
+    name: 'hang-in-blob',
+    about: 'sends 10 kB, then nothing, each time',
+    at: ['blob'],
+    means: { is: 'cut', arrivesBytes: 8 * 10_000 },
+    shows: 'body',
+    plans: [{ fault: { hangAtByte: 10_000 } }],
+    counts: 'resume',
+  },
   {
     name: 'hang-in-blob-once',
     about: 'sends 200 kB, then nothing; the next time it does',
