@@ -5,6 +5,7 @@ export default defineConfig({
   test: {
     include: ['test/e2e/**/*.test.ts'],
     globalSetup: ['test/e2e/support/preflight.ts'],
+    setupFiles: ['test/support/leak-check.ts'],
     testTimeout: 180_000,
     hookTimeout: 120_000,
     pool: 'forks',

@@ -6,6 +6,7 @@ export default defineConfig({
     include: ['test/faults/*.test.ts'],
     provide: { matrixForm: 'whole' },
     reporters: ['default', './test/faults/report.ts'],
+    setupFiles: ['test/support/leak-check.ts'],
     testTimeout: 120_000,
     hookTimeout: 60_000,
     pool: 'forks',
