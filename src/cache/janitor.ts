@@ -109,7 +109,7 @@ export class Janitor {
     await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
     // What was not removed yet has to be found again.
     if (!isWritten || !inventory.isComplete || this.#orphans.length > 0) return
-    await this.#step('could not finish the index', () => index.markComplete())
+    index.markComplete()
   }
 
   /** Removes everything that is due. */

@@ -11,7 +11,6 @@ import type { RepositoryName, Tag } from '../oci/reference.ts'
 import { allocatedBytesIn } from './disk-space.ts'
 import { StorageError } from './filesystem.ts'
 import {
-  COMPLETE_KEY,
   FORMAT,
   FORMAT_KEY,
   SCRUB_KEY,
@@ -19,7 +18,9 @@ import {
   TOTALS_KEY,
   chunksOf,
   markClosed,
+  markComplete,
   openIndexDatabase,
+  takeComplete,
   type IndexDatabase,
   type IndexDatabaseDeps,
   type OpenedDatabase,
@@ -72,6 +73,7 @@ export class ContentIndex {
   #totals = NO_TOTALS
   #hasFailed = false
   #wasComplete = false
+  #isComplete = false
   #fileBytes = 0
 
   private constructor(deps: IndexDatabaseDeps) {
@@ -85,6 +87,8 @@ export class ContentIndex {
   static async open(deps: IndexDatabaseDeps): Promise<ContentIndex> {
     const index = new ContentIndex(deps)
     try {
+      // Before anything is stored, also on a disk that has no room for an index yet.
+      index.#wasComplete = await takeComplete(deps.paths)
       await index.#ready()
     } catch (error) {
       if (!(error instanceof StorageError)) throw error
@@ -96,9 +100,9 @@ export class ContentIndex {
     return index
   }
 
-  /** Whether it had everything that is on disk when it was opened: it was closed in order, after `markComplete`. */
+  /** Whether it had everything that is on disk when the process started: it was closed in order, after `markComplete`. */
   get wasComplete(): boolean {
-    return this.#wasComplete
+    return this.#wasComplete && this.isOpen
   }
 
   /** Whether it ever had everything: what it lacks now is what a crash has kept from it. */
@@ -106,14 +110,9 @@ export class ContentIndex {
     return this.#database?.meta.get(SEEN_KEY) === true
   }
 
-  /**
-   * Says for the next opening that nothing is missing: the last thing before `close`.
-   *
-   * @throws {StorageError}
-   */
-  async markComplete(): Promise<void> {
-    const { meta } = await this.#ready()
-    await this.#commit(meta.put(COMPLETE_KEY, true))
+  /** Says for the next start that nothing is missing: the last thing before `close`, which writes it down. */
+  markComplete(): void {
+    this.#isComplete = true
   }
 
   /** @throws {StorageError} */
@@ -259,6 +258,10 @@ export class ContentIndex {
     await root.flushed
     await root.close()
     await markClosed(this.#deps.paths)
+    if (!this.#isComplete) return
+    await markComplete(this.#deps.paths).catch((error: unknown) => {
+      this.#deps.logger.error({ err: error }, 'the next start has to look through the volume')
+    })
   }
 
   /** Otherwise nothing is found in it. */
@@ -282,11 +285,11 @@ export class ContentIndex {
   async #open(): Promise<OpenedDatabase> {
     const opened = await openIndexDatabase(this.#deps)
     const { meta } = opened.database
-    if (meta.get(FORMAT_KEY) === undefined) await this.#commit(meta.put(FORMAT_KEY, FORMAT))
-    const wasComplete = meta.get(COMPLETE_KEY) === true
-    // Before anything else is written: from now on a crash may keep something from it.
-    if (wasComplete) await this.#commit(meta.remove(COMPLETE_KEY))
-    this.#wasComplete = wasComplete
+    if (meta.get(FORMAT_KEY) === undefined) {
+      // It begins anew, whatever there was before.
+      this.#wasComplete = false
+      await this.#commit(meta.put(FORMAT_KEY, FORMAT))
+    }
     this.#totals = totalsIn(meta.get(TOTALS_KEY))
     this.#opened = opened
     await this.#measure()

@@ -3,10 +3,12 @@
 // pages; no `catch` helps. So the file is looked at before, room is made sure of, and a marker file tells the
 // next start that this one did not come back: then it happens once at most.
 
+import { writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { open, type Database, type RootDatabase } from 'lmdb'
 import type { Logger } from 'pino'
 import {
+  StorageError,
   ensureDirectory,
   listDirectory,
   readSmallFile,
@@ -35,13 +37,14 @@ export interface IndexDatabase {
 export const FORMAT = 3
 /** Keys of `meta`. */
 export const FORMAT_KEY = 'format'
-export const COMPLETE_KEY = 'complete'
 /** Says that the whole tree was seen once: what is not in the index came later. */
 export const SEEN_KEY = 'seen'
 export const TOTALS_KEY = 'totals'
 export const SCRUB_KEY = 'scrub'
 
 const FILE = 'content.mdb'
+/** Says that nothing on disk was missing when the index was closed. */
+const COMPLETE_FILE = 'complete'
 /** An address range, not memory: without it lmdb maps the file anew as it grows, and keeps the old maps. */
 const MAP_BYTES = 64 * 1024 ** 3
 /** With room to spare. */
@@ -101,6 +104,24 @@ export async function openIndexDatabase(deps: IndexDatabaseDeps): Promise<Opened
 /** Removed when it is closed in order: a start that is stopped early has not failed. */
 export async function markClosed(paths: StoragePaths): Promise<void> {
   await removeFile(path.join(paths.index, 'opening'))
+}
+
+/** @throws {StorageError} */
+export async function markComplete(paths: StoragePaths): Promise<void> {
+  const file = path.join(paths.index, COMPLETE_FILE)
+  await writeFile(file, '').catch((error: unknown) => {
+    throw new StorageError('write', file, error)
+  })
+}
+
+/**
+ * Takes the mark away: from now on a crash may keep something from the index. That needs no room on the disk.
+ *
+ * @returns whether it was there
+ * @throws {StorageError} it still is
+ */
+export function takeComplete(paths: StoragePaths): Promise<boolean> {
+  return removeFile(path.join(paths.index, COMPLETE_FILE))
 }
 
 async function openTables(file: string): Promise<IndexDatabase> {

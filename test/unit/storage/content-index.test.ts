@@ -8,6 +8,8 @@ import { pino } from 'pino'
 import { describe, expect, it } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
 import type { RepositoryName } from '../../../src/oci/reference.ts'
+import type { FileWriter } from '../../../src/storage/file-writer.ts'
+import { StorageError } from '../../../src/storage/filesystem.ts'
 import { ContentIndex, type LinkEntry } from '../../../src/storage/content-index.ts'
 import type { IndexChange } from '../../../src/storage/index-changes.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
@@ -169,7 +171,7 @@ describe('the content index', () => {
     await withIndex(paths, async (index) => {
       expect(index.wasComplete).toBe(false)
       await put(index, [entryOf(1), entryOf(2)])
-      await index.markComplete()
+      index.markComplete()
     })
     const warnings = await withIndex(paths, async (index) => {
       expect(index.wasComplete).toBe(true)
@@ -180,6 +182,17 @@ describe('the content index', () => {
     await withIndex(paths, (index) => expect(index.wasComplete).toBe(false))
     expect(warnings).toEqual([])
     expect(existsSync(markerOf(paths))).toBe(false)
+  })
+
+  it('is not complete for the next start, either, if a disk without room has kept it from being opened', async () => {
+    const paths = await makePaths()
+    await withIndex(paths, (index) => index.markComplete())
+    const full = new StorageError('write', paths.index, new Error('no room'))
+    const writer = { write: () => Promise.reject(full) } as unknown as FileWriter
+    const index = await ContentIndex.open({ paths, writer, logger: pino({ enabled: false }) })
+    expect([index.isOpen, index.wasComplete]).toEqual([false, false])
+    // What comes is stored as soon as there is room, and the process killed before it is written down.
+    await withIndex(paths, (next) => expect(next.wasComplete).toBe(false))
   })
 
   it('keeps the longest names that there are', async () => {
@@ -202,7 +215,7 @@ describe('an index that cannot be used', () => {
     const paths = await makePaths()
     await withIndex(paths, async (index) => {
       await put(index, [entryOf(1)])
-      await index.markComplete()
+      index.markComplete()
     })
     await spoil(paths)
     await withIndex(paths, async (index) => {
