@@ -7,7 +7,7 @@ export default defineConfig({
     provide: { matrixForm: 'short' },
     testTimeout: 30_000,
     hookTimeout: 30_000,
-    setupFiles: ['test/support/leak-check.ts'],
+    setupFiles: ['test/support/leak-check.ts', 'test/support/fixed-seed.ts'],
     pool: 'forks',
     maxWorkers: 2,
   },
