@@ -119,8 +119,11 @@ export class Repositories {
     const name = isOfficial ? parseRepositoryName(`library/${rest}`) : rest
     const storedName = name && upstream.storedNameOf(name)
     if (!name || !storedName) return `the name ${shown(given)} is too long`
+    // After the main upstream's own name, the name of another one's may stand.
+    const isOthers = this.#upstreams.nameAt(upstream, storedName) === undefined
+    if (isOthers) return notBelow(name, upstream)
     if (!upstream.allows(name)) return `${upstream.name}: ${name} is not allowed here`
-    return { upstream, name, storedName, namespace: namespaceOf(address, upstream) }
+    return { upstream, name, storedName, namespace: upstream.namespace }
   }
 
   /** The upstream that the name begins with. */
@@ -166,11 +169,11 @@ function unknown(registry: string): string {
   return `this cache does not serve the registry ${shown(registry)}`
 }
 
-function shown(text: string): string {
-  return text.slice(0, SHOWN_LENGTH_MAX)
+function notBelow(name: RepositoryName, upstream: Upstream): string {
+  const [host = ''] = name.split('/', 1)
+  return `${upstream.name} is not asked for ${shown(host)}/…, which is another registry's here`
 }
 
-/** A mirror of Docker Hub under another name answers as Docker Hub when it is asked so. */
-function namespaceOf({ ns }: Address, upstream: Upstream): RegistryHost | undefined {
-  return ns && isDockerHub(ns) ? ns : upstream.namespace
+function shown(text: string): string {
+  return text.slice(0, SHOWN_LENGTH_MAX)
 }

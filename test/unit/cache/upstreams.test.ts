@@ -1,4 +1,6 @@
+import { pino } from 'pino'
 import { describe, expect, it } from 'vitest'
+import { Repositories } from '../../../src/cache/repositories.ts'
 import { UpstreamHealth } from '../../../src/cache/upstream-health.ts'
 import { Upstream } from '../../../src/cache/upstream.ts'
 import { Upstreams } from '../../../src/cache/upstreams.ts'
@@ -34,14 +36,14 @@ function upstreamOf(
 
 function upstreams(
   mainTtlMs = 1_000,
-  { isDockerHub = false } = {},
+  { isDockerHub = false, host = 'main.example' } = {},
 ): { all: Upstreams; created: string[] } {
   const created: string[] = []
   const create = (host: RegistryHost): Upstream => {
     created.push(host)
     return upstreamOf(host)
   }
-  const main = upstreamOf('main.example', { isMain: true, ttlMs: mainTtlMs, isDockerHub })
+  const main = upstreamOf(host, { isMain: true, ttlMs: mainTtlMs, isDockerHub })
   const all = new Upstreams({
     main,
     mainServesDockerHub: false,
@@ -132,5 +134,32 @@ describe('registries that patterns stand for', () => {
     const stored = ['quay.io/a', 'library/a', 'localhost/a'].map(repositoryOf)
     const names = stored.map((name) => all.nameAt(all.main, name))
     expect(names).toEqual([undefined, 'library/a', 'localhost/a'])
+  })
+})
+
+describe('a name that begins with that of the main upstream', () => {
+  const cases = [
+    ['main.example', false, 'ghcr.io/org/app'],
+    ['main.example', false, 'corp.example_5000/org/app'],
+    ['main.example', false, 'x.pkg.dev/org/app'],
+    ['docker.io', true, 'ghcr.io/org/app'],
+    ['docker.io', true, 'example.com/org/app'],
+  ] as const
+
+  it.each(cases)('(%s, Docker Hub: %s) may not go on with %s', (host, isDockerHub, rest) => {
+    const { all } = upstreams(0, { isDockerHub, host })
+    const repositories = new Repositories({ upstreams: all, logger: pino({ enabled: false }) })
+    const addresses = [{}, { ns: hostOf(host) }, { prefix: hostOf(host) }, { bound: all.main.name }]
+    for (const address of addresses) {
+      const locate = (): unknown =>
+        repositories.locate(address, repositoryOf(`${host}/${rest}`), 'MANIFEST_UNKNOWN', undefined)
+      expect(locate).toThrow(expect.objectContaining({ code: 'MANIFEST_UNKNOWN' }))
+    }
+    const plain = repositoryOf(`${host}/team/app`)
+    expect(repositories.locate({}, plain, 'MANIFEST_UNKNOWN', undefined)).toMatchObject({
+      name: 'team/app',
+      storedName: 'team/app',
+      upstream: all.main,
+    })
   })
 })
