@@ -1,11 +1,13 @@
 // Manifests by digest: from memory, from disk, or from the upstream, and kept. Content goes by digest, rights by
 // repository: what is stored is served under a name only when it is known to be there.
 
+import { LRUCache } from 'lru-cache'
 import type { Clock } from '../clock.ts'
 import { digestOf, matchesDigest, type Digest } from '../oci/digest.ts'
 import {
   MANIFEST_SIZE_MAX_BYTES,
   ManifestInvalidError,
+  isCheckedType,
   readManifest,
   type ManifestContent,
 } from '../oci/manifest.ts'
@@ -32,9 +34,14 @@ export interface ManifestStoreDeps {
   readonly storage: StorageGuard
 }
 
+/** Oddities: no registry has many. */
+const UNCHECKED_MAX = 10_000
+
 export class ManifestStore {
   readonly #deps: ManifestStoreDeps
   readonly #fetches = new InFlight<string, ManifestAnswer>()
+  /** Manifests that their registry has under a type that it does not look into, though their bytes are of one. */
+  readonly #unchecked = new LRUCache<string, true>({ max: UNCHECKED_MAX })
 
   constructor(deps: ManifestStoreDeps) {
     this.#deps = deps
@@ -73,15 +80,21 @@ export class ManifestStore {
       hot = hotContent(bytes, content, info?.storedAtMs ?? this.#deps.clock.now())
     }
     const { bytes } = hot
+    // As what it was pushed is not known after a restart: then its own word counts, and links do without it.
+    let isTypeKnown = hot.manifest?.declaresType === true
     if (!membership.isLinked(repository, digest, 'manifest')) {
       // A disk that was full when it came may not have it.
       const store = async (): Promise<boolean> =>
         (await blobs.stat(digest)) !== undefined || this.#put(digest, bytes)
       const isStored = (await storage.attempt(store)) === true
-      const ask = (): Promise<void> => this.#confirm(repository, digest, deadlineMs)
+      const ask = async (): Promise<void> => {
+        await this.#confirm(repository, digest, deadlineMs)
+        isTypeKnown = true
+      }
       await membership.prove(repository, digest, 'manifest', ask, { isStored })
     }
-    this.#remember(repository, digest, hot)
+    const isChecked = isTypeKnown && !this.#unchecked.has(keyOf(repository, digest))
+    this.#remember(repository, digest, hot, { isChecked })
     inventory.touch({ repository: repository.storedName, digest, kind: 'manifest' })
     return answerOf(digest, hot, { outcome: 'hit', asOfMs: hot.storedAtMs })
   }
@@ -92,7 +105,7 @@ export class ManifestStore {
     digest: Digest,
     deadlineMs: number,
   ): Promise<ManifestAnswer> {
-    const key = `${repository.storedName}@${digest}`
+    const key = keyOf(repository, digest)
     const fetch = this.#fetches.run(key, () =>
       this.fetch(repository, digest, { expected: digest, deadlineMs }),
     )
@@ -113,23 +126,22 @@ export class ManifestStore {
     { deadlineMs, expected }: { expected?: Digest; deadlineMs: number },
   ): Promise<ManifestAnswer> {
     const { clock, metrics } = this.#deps
-    const { bytes, digest: announced } = await repository.registry.getManifest(
-      repository.name,
-      reference,
-      { deadlineMs },
-    )
+    const { name, registry } = repository
+    const fetched = await registry.getManifest(name, reference, { deadlineMs })
+    const { bytes, digest: announced, mediaType: servedAs } = fetched
     metrics.proxyPulledBytes.inc({ type: 'manifest' }, bytes.length)
     const digest = expected ?? announced ?? digestOf(bytes)
     if (!matchesDigest(bytes, digest)) {
       metrics.mismatches.inc({ type: 'manifest' })
       throw new UpstreamError(
         'bad-response',
-        `${repository.upstream.name} sent a manifest for ${repository.name}@${digest} that does not match`,
+        `${repository.upstream.name} sent a manifest for ${name}@${digest} that does not match`,
       )
     }
     const hot = hotContent(bytes, parseFetched(bytes, repository), clock.now())
     await this.#store(repository, digest, hot)
-    this.#remember(repository, digest, hot)
+    const isChecked = this.#noteServedAs(repository, digest, servedAs)
+    this.#remember(repository, digest, hot, { isChecked })
     const isStored = this.#deps.membership.isLinked(repository, digest, 'manifest')
     return answerOf(digest, hot, { outcome: 'miss', asOfMs: hot.storedAtMs, isStored })
   }
@@ -145,17 +157,26 @@ export class ManifestStore {
   }
 
   /** Makes sure that the upstream has it under this repository's name. @throws {UpstreamError} */
-  async #confirm(
-    { name, registry }: Repository,
-    digest: Digest,
-    deadlineMs: number,
-  ): Promise<void> {
-    try {
-      await registry.headManifest(name, digest, { deadlineMs })
-    } catch (error) {
-      if (!refusesHead(error)) throw error
-      await registry.getManifest(name, digest, { deadlineMs })
+  async #confirm(repository: Repository, digest: Digest, deadlineMs: number): Promise<void> {
+    const { name, registry } = repository
+    const ask = async (): Promise<{ mediaType: string | undefined }> => {
+      try {
+        return await registry.headManifest(name, digest, { deadlineMs })
+      } catch (error) {
+        if (!refusesHead(error)) throw error
+        return registry.getManifest(name, digest, { deadlineMs })
+      }
     }
+    const { mediaType } = await ask()
+    this.#noteServedAs(repository, digest, mediaType)
+  }
+
+  /** @returns whether what the manifest names was looked for when it was pushed */
+  #noteServedAs(repository: Repository, digest: Digest, servedAs: string | undefined): boolean {
+    const isChecked = isCheckedType(servedAs)
+    if (isChecked) this.#unchecked.delete(keyOf(repository, digest))
+    else this.#unchecked.set(keyOf(repository, digest), true)
+    return isChecked
   }
 
   /** Bytes first, then the link that makes them visible: never a link to nothing. */
@@ -183,13 +204,22 @@ export class ManifestStore {
     }
   }
 
-  #remember(repository: Repository, digest: Digest, hot: HotContent): void {
+  #remember(
+    repository: Repository,
+    digest: Digest,
+    hot: HotContent,
+    { isChecked }: { isChecked: boolean },
+  ): void {
     const { inventory, membership, memory } = this.#deps
     memory.set(digest, hot)
     if (!hot.manifest) return
-    membership.noteNamed(repository, hot.manifest)
+    membership.noteNamed(repository, hot.manifest, { isChecked })
     inventory.addNames(digest, hot.manifest)
   }
+}
+
+function keyOf({ storedName }: Repository, digest: Digest): string {
+  return `${storedName}@${digest}`
 }
 
 /** Some registries refuse HEAD (405, 501) though they answer GET. */

@@ -136,9 +136,19 @@ export class Membership {
     this.#inventory.addLink(linkOf(repository, digest, kind))
   }
 
-  /** What a manifest of the repository proves to be there; the size of the rest is noted. */
-  noteNamed(repository: Repository, content: ManifestContent): void {
-    for (const blob of content.blobs) this.#noteNamed(repository, blob)
+  /**
+   * What a manifest of the repository proves to be there; the size of the rest is noted.
+   *
+   * @param options.isChecked whether its registry has, as far as is known, looked for what it names
+   */
+  noteNamed(
+    repository: Repository,
+    content: ManifestContent,
+    { isChecked }: { isChecked: boolean },
+  ): void {
+    for (const blob of content.blobs) {
+      this.#noteNamed(repository, isChecked ? blob : { ...blob, isProof: false })
+    }
   }
 
   /** How long a blob is, according to a manifest of this repository. */

@@ -55,6 +55,8 @@ const REFERENCES_MAX = 10_000
 
 export interface ManifestContent {
   readonly mediaType: string
+  /** Whether the manifest itself says so; else it was told by its shape. */
+  readonly declaresType: boolean
   /** Blobs that this manifest names: config and layers. */
   readonly blobs: readonly Descriptor[]
   /** Manifests that this index names. */
@@ -72,6 +74,16 @@ export class ManifestInvalidError extends Error {
 type Json = Readonly<Record<string, unknown>>
 
 /**
+ * Whether a registry that has this type for a manifest has looked for what that names: it is the type that it was
+ * pushed as, whatever the bytes say of themselves.
+ *
+ * @param servedAs the registry's header; undefined if there was none
+ */
+export function isCheckedType(servedAs: string | undefined): boolean {
+  return servedAs === undefined || CHECKED_TYPES.has(servedAs)
+}
+
+/**
  * Reads a manifest or an index.
  *
  * @throws {ManifestInvalidError} not a JSON object; schema 1; an image and an index at once, or one that
@@ -86,7 +98,9 @@ export function readManifest(bytes: Uint8Array): ManifestContent {
   if (children !== undefined && (json['layers'] !== undefined || json['config'] !== undefined)) {
     throw new ManifestInvalidError('the manifest claims to be an image and an index at once')
   }
-  const mediaType = mediaTypeOf(json)
+  const declared = declaredType(json)
+  const declaresType = declared !== undefined
+  const mediaType = declared ?? typeByShape(json)
   if (SHAPES.has(mediaType) && SHAPES.get(mediaType) !== Array.isArray(children)) {
     throw new ManifestInvalidError(
       `the manifest is not of the shape that its type says: ${mediaType}`,
@@ -94,7 +108,8 @@ export function readManifest(bytes: Uint8Array): ManifestContent {
   }
   if (Array.isArray(children)) {
     const manifests = descriptorsIn(children, MEDIA_TYPES.ociManifest, false)
-    return { mediaType, blobs: [], manifests, amd64: amd64Of(children), subject: subjectOf(json) }
+    const [amd64, subject] = [amd64Of(children), subjectOf(json)]
+    return { mediaType, declaresType, blobs: [], manifests, amd64, subject }
   }
   const isChecked = CHECKED_TYPES.has(mediaType)
   const blobs = [
@@ -102,7 +117,8 @@ export function readManifest(bytes: Uint8Array): ManifestContent {
     // Where the retired OCI artifact manifest has its content.
     ...descriptorsIn(listOf(json['blobs']), BLOB_TYPE, false),
   ]
-  return { mediaType, blobs, manifests: [], amd64: undefined, subject: subjectOf(json) }
+  const subject = subjectOf(json)
+  return { mediaType, declaresType, blobs, manifests: [], amd64: undefined, subject }
 }
 
 function parseObject(bytes: Uint8Array): Json {
@@ -118,10 +134,13 @@ function parseObject(bytes: Uint8Array): Json {
   return json
 }
 
-function mediaTypeOf(json: Json): string {
+function declaredType(json: Json): string | undefined {
   const declared = json['mediaType']
-  // A header value must not carry what the bytes may: anything unusual falls back to the shape.
-  if (typeof declared === 'string' && /^[\w.+/-]{1,255}$/.test(declared)) return declared
+  // A header value must not carry what the bytes may: anything unusual counts as nothing.
+  return typeof declared === 'string' && /^[\w.+/-]{1,255}$/.test(declared) ? declared : undefined
+}
+
+function typeByShape(json: Json): string {
   return Array.isArray(json['manifests']) ? MEDIA_TYPES.ociIndex : MEDIA_TYPES.ociManifest
 }
 

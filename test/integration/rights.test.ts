@@ -10,6 +10,20 @@ const PRIVATE = 'team/private'
 const OTHER = 'team/other'
 const MIB = 1024 * 1024
 
+/** A manifest of an image that the registry may have as something else, and so has not looked into. */
+async function startUnchecked(type: string) {
+  const { layover, upstream } = await startLayover()
+  const [config, secret] = [blobOf(2, 'config'), blobOf(1000, 'secret')]
+  const naming = manifestFrom(type, {
+    config: descriptorOf('application/json', config),
+    layers: [descriptorOf('application/octet-stream', secret)],
+  })
+  upstream.addBlob(PRIVATE, secret)
+  await layover.get(`/v2/${PRIVATE}/blobs/${secret.digest}`)
+  await layover.stored(secret.digest)
+  return { layover, upstream, naming, secret }
+}
+
 describe('a blob stored through one repository', () => {
   it.each([1000, MIB])('is 404 under another that does not have it (%i bytes)', async (size) => {
     const { layover, upstream } = await startLayover()
@@ -118,6 +132,42 @@ describe('a blob stored through one repository', () => {
       expect(upstream.count({ repository: OTHER, kind: 'blob', method: 'HEAD' })).toBe(1)
     },
   )
+
+  it.each([
+    ['an index', MEDIA_TYPES.ociIndex, MEDIA_TYPES.ociManifest],
+    ['an index', MEDIA_TYPES.dockerList, ''],
+    ['something else', 'application/vnd.x+json', MEDIA_TYPES.dockerManifest],
+  ])(
+    'is not served under another whose manifest names it, but was pushed as %s (%s, is %s)',
+    async (_what, servedAs, type) => {
+      const { layover, naming, secret, upstream } = await startUnchecked(type)
+      upstream.addManifest(OTHER, naming.bytes, servedAs, '1')
+      const asked = `/v2/${OTHER}/manifests/${naming.digest}`
+      expect((await layover.get(`/v2/${OTHER}/manifests/1`)).status).toBe(200)
+      expect((await layover.get(asked)).body.equals(naming.bytes)).toBe(true)
+      expect((await layover.get(`/v2/${OTHER}/blobs/${secret.digest}`)).status).toBe(404)
+    },
+  )
+
+  it('nor if one that was pushed as what it is has the same bytes', async () => {
+    const { layover, naming, secret, upstream } = await startUnchecked(MEDIA_TYPES.ociManifest)
+    upstream.addManifest(PRIVATE, naming.bytes, MEDIA_TYPES.ociManifest, '1')
+    upstream.addManifest(OTHER, naming.bytes, MEDIA_TYPES.ociIndex, '1')
+    for (const name of [PRIVATE, OTHER]) {
+      expect((await layover.get(`/v2/${name}/manifests/1`)).status).toBe(200)
+    }
+    expect(upstream.count({ repository: OTHER, method: 'GET' })).toBe(0)
+    expect((await layover.get(`/v2/${OTHER}/blobs/${secret.digest}`)).status).toBe(404)
+  })
+
+  it('nor after a restart, when nobody knows as what it was pushed', async () => {
+    const { layover, naming, secret, upstream } = await startUnchecked('')
+    upstream.addManifest(OTHER, naming.bytes, MEDIA_TYPES.ociIndex, '1')
+    await layover.get(`/v2/${OTHER}/manifests/1`)
+    await layover.restart()
+    expect((await layover.get(`/v2/${OTHER}/manifests/1`)).status).toBe(200)
+    expect((await layover.get(`/v2/${OTHER}/blobs/${secret.digest}`)).status).toBe(404)
+  })
 
   it('stays out of reach when the upstream cannot be asked', async () => {
     const { layover, upstream } = await startLayover()
