@@ -25,6 +25,8 @@ const UNAVAILABLE_RETRY_MS = 10_000
 /** One use of the login. `accepted` or `refused` may be called, and then, always, `release`. */
 export interface LoginLease {
   readonly login: Login
+  /** Whether the upstream took this login the last time it said anything of one. */
+  readonly wasAccepted: boolean
   /**
    * Whether the login is good for anything, asked once for all who want to know at the time.
    *
@@ -141,6 +143,7 @@ export class LoginGuard {
     }
     return {
       ...this.#lease(login, key),
+      wasAccepted: false,
       accepted: () => this.#accept(key),
       refused: (reason) => this.#refuse(key, reason),
       release,
@@ -151,6 +154,7 @@ export class LoginGuard {
   #lease(login: Login, key: string): LoginLease {
     return {
       login,
+      wasAccepted: true,
       isGood: (ask) => {
         const nowMs = this.#nowMs()
         if (this.#check?.key !== key || nowMs - this.#check.atMs >= CHECK_MS) {

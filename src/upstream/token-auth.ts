@@ -225,14 +225,18 @@ export class TokenAuth {
     }
   }
 
-  /** 401 is about who we are; 403 may as well be about what we asked for (ghcr.io, GitLab). */
+  /**
+   * 403 may be about what we asked for (ghcr.io, GitLab), and so may 401 be once the login was taken: whoever asks for
+   * what it is not good for must not cost the others theirs. Before that, 401 is about who we are, and each attempt
+   * too many brings the account closer to its lock.
+   */
   async #isLoginRefused(
     { status }: UpstreamError,
     question: TokenQuestion,
     lease: LoginLease,
   ): Promise<boolean> {
-    if (status === 401) return true
-    if (status !== 403) return false
+    if (status === 401 && !lease.wasAccepted) return true
+    if (status !== 401 && status !== 403) return false
     const isGood = await lease.isGood(() => givesToken(this.#deps, question, lease.login))
     if (isGood) lease.accepted()
     return !isGood

@@ -37,6 +37,8 @@ export interface Plan {
   /** Default: all requests for the resource. */
   readonly kinds?: readonly RequestKind[]
   readonly method?: 'GET' | 'HEAD'
+  /** Whatever repository it is for, and if it is for none. */
+  readonly strikesAll?: boolean
   /** `first-image`: only what concerns the manifest that the tag means at first. */
   readonly reference?: 'first-image'
   readonly fault: Fault | FaultName | 'tag-moves'

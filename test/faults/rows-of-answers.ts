@@ -79,7 +79,7 @@ const tokens: FaultRow[] = [
     at: ['token'],
     means: limited(LOGIN_PAUSE_S),
     shows: 'headers',
-    plans: [{ fault: 'unauthorized' }],
+    plans: [{ fault: 'unauthorized', strikesAll: true }],
     station: 'login',
     lastsOnMs: LOGIN_PAUSE_S * 1000,
   },

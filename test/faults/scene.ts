@@ -150,9 +150,11 @@ export class Scene {
   async strike(): Promise<void> {
     const { row } = this.#cell
     if (row.isDown) await this.#station.upstream.down()
-    for (const { fault, kinds, method, reference, times } of row.plans) {
+    for (const { fault, kinds, method, reference, strikesAll, times } of row.plans) {
+      const { repository, ...whatever } = this.match
       const match = {
-        ...this.match,
+        ...whatever,
+        ...(!strikesAll && repository !== undefined && { repository }),
         ...(kinds && { kind: kinds }),
         ...(method && { method }),
         ...(reference && { reference: this.#first.digest }),

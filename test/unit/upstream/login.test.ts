@@ -194,7 +194,8 @@ describe('credentials that change', () => {
     await rig.clock.advance(1_000)
     await pull(rig, 'other')
     expect(attempts.map(({ authorization }) => authorization)).toEqual(
-      ['one', 'one', 'two'].map(basicOf),
+      // The third asks whether it is the repository that is refused.
+      ['one', 'one', 'one', 'two'].map(basicOf),
     )
     expect(warnings(rig)).toEqual([])
     expect(rig.changes).toEqual([])
@@ -323,6 +324,40 @@ describe('a 403 of the token endpoint', () => {
     expect(await failureOf(pull(rig, 'other'))).toMatchObject({ kind: 'login-failed' })
     expect(attempts).toHaveLength(2)
     expect(rig.changes).toEqual([true])
+  })
+})
+
+describe('a 401 of the token endpoint', () => {
+  it('may be about the repository once the login was taken, and does not cost others their login', async () => {
+    const { attempts, server } = await startBearer(({ scope }) =>
+      scope?.includes('secret') ? 401 : 200,
+    )
+    const rig = logInto(server, wrong)
+    await pull(rig)
+    for (const name of ['secret-a', 'secret-b']) {
+      expect(await failureOf(pull(rig, name))).toMatchObject({ kind: 'denied', status: 401 })
+    }
+    await pull(rig, 'other')
+    expect(attempts.map(({ scope }) => scope?.slice(11) ?? 'none')).toEqual([
+      'library/alpine:pull',
+      'secret-a:pull',
+      'none',
+      'secret-b:pull',
+      'other:pull',
+    ])
+    expect([warnings(rig), rig.changes]).toEqual([[], []])
+  })
+
+  it('is a refusal of a login that is no longer good for anything', async () => {
+    let isRight = true
+    const { attempts, server } = await startBearer(() => (isRight ? 200 : 401))
+    const rig = logInto(server, wrong)
+    await pull(rig)
+    isRight = false
+    for (const name of ['a', 'b']) {
+      expect(await failureOf(pull(rig, name))).toMatchObject({ kind: 'login-failed' })
+    }
+    expect(attempts).toHaveLength(3)
   })
 })
 
