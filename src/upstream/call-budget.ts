@@ -80,17 +80,14 @@ export class CallBudget {
  * @throws the signal's reason, as soon as `signal` is aborted
  */
 export async function leaveOnAbort<T>(shared: Promise<T>, signal: AbortSignal): Promise<T> {
-  let leave = (): void => undefined
-  const left = new Promise<undefined>((resolve) => {
-    leave = () => resolve(undefined)
+  const outcome = await new Promise<{ value: T } | undefined>((resolve, reject) => {
+    const leave = (): void => resolve(undefined)
     if (signal.aborted) leave()
-    else signal.addEventListener('abort', leave, { once: true })
+    signal.addEventListener('abort', leave, { once: true })
+    shared
+      .then((value) => resolve({ value }), reject)
+      .finally(() => signal.removeEventListener('abort', leave))
   })
-  try {
-    const outcome = await Promise.race([left, shared.then((value) => ({ value }))])
-    if (!outcome) throw signal.reason
-    return outcome.value
-  } finally {
-    signal.removeEventListener('abort', leave)
-  }
+  if (!outcome) throw signal.reason
+  return outcome.value
 }

@@ -75,7 +75,9 @@ describe('parseTarget', () => {
           if (target) expect(formatTarget(target)).toBe(path.replace(/%3A/gi, ':'))
         } catch (error) {
           expect(error).toBeInstanceOf(RegistryError)
-          expect((error as RegistryError).code).toMatch(/^(NAME_INVALID|DIGEST_INVALID|MANIFEST_UNKNOWN)$/)
+          expect((error as RegistryError).code).toMatch(
+            /^(NAME_INVALID|DIGEST_INVALID|MANIFEST_UNKNOWN)$/,
+          )
         }
       }),
       { numRuns: 1000 },
