@@ -21,7 +21,7 @@ import { clientError } from './failure.ts'
 import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
 import type { Membership } from './membership.ts'
-import type { Repository } from './repositories.ts'
+import { sharedKey, type Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
 export interface BlobCacheDeps {
@@ -258,10 +258,10 @@ export class BlobCache {
 
   /** Whether the upstream has the blob under this repository's name. @throws {UpstreamError} */
   #ask({ deadlineMs, digest, repository }: Asked): Promise<{ sizeBytes: number | undefined }> {
-    const { name, registry, storedName } = repository
+    const { name, registry } = repository
     const ask = (): Promise<{ sizeBytes: number | undefined }> =>
       registry.headBlob(name, digest, { deadlineMs })
-    return this.#questions.run(`${storedName}@${digest}`, ask).value
+    return this.#questions.run(sharedKey(repository, digest), ask).value
   }
 
   #touch(repository: Repository, digest: Digest): void {

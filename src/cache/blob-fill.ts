@@ -114,6 +114,11 @@ export class BlobFill {
     return this.#hasFailed
   }
 
+  /** Whether the upstream has answered, so that it cannot be waiting for us. */
+  get hasBegun(): boolean {
+    return this.#spool !== undefined
+  }
+
   /** Ends the download; what has arrived is kept for the next start. */
   async stop(): Promise<void> {
     const reason = new Error('the cache is stopping')

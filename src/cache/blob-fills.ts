@@ -1,11 +1,12 @@
 // The downloads that are under way: one for each digest, which all who ask share, whatever repository they ask
 // under; and, beside one that can't be joined any more, a few that serve one client each. Nobody joins under the
-// name of a repository that is not known to hold the blob.
+// name of a repository that is not known to hold the blob, or while it may wait for the one who wants to join.
 
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { RegistryError } from '../oci/registry-error.ts'
 import type { Spool } from '../storage/spool.ts'
+import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { BlobAnswer, Freshness } from './answer.ts'
 import { BlobFill, type BlobFillDeps, type BlobFillOptions, type BlobKeeper } from './blob-fill.ts'
 import { clientError, isAbsence } from './failure.ts'
@@ -76,6 +77,12 @@ export class BlobFills {
     if (this.#isStopping) throw notNow('the cache is stopping')
     const running = this.#running.get(digest)
     if (!running) return this.#answerFromFill(asked, this.#start(asked), 'miss')
+    if (repository.via !== undefined && !running.fill.hasBegun && !running.fill.hasFailed) {
+      // It came through other caches, one of which our upstream may be: then the download waits for its answer. To
+      // ask in its own name tells.
+      await this.#deps.ask(asked)
+      running.repositories.set(repository.storedName, repository)
+    }
     if (running.fill.hasFailed) {
       await running.fill.ended
       return this.#deps.findAgain(asked)
@@ -93,9 +100,12 @@ export class BlobFills {
     try {
       return await this.#answerFromFill(asked, fill, 'coalesced')
     } catch (error) {
-      const isOthers = fill.repository.storedName !== asked.repository.storedName
-      if (!isOthers || !isAbsence(error)) throw error
+      const { storedName, via } = asked.repository
       // Nothing is there under the name that the download was begun under; under this one there is.
+      const isAbsent = isAbsence(error) && fill.repository.storedName !== storedName
+      // It was begun by a cache that leads back to itself.
+      const isLoop = isLoopError(error) && fill.repository.via !== via
+      if (!isAbsent && !isLoop) throw error
       await fill.ended
       return this.#deps.findAgain(asked)
     }
@@ -191,6 +201,10 @@ function isFrom({ repositories }: RunningFill, { upstream }: Repository): boolea
   return [...repositories.values()].some(
     (each) => each.upstream.storedPrefix === upstream.storedPrefix,
   )
+}
+
+function isLoopError(error: unknown): boolean {
+  return error instanceof UpstreamError && error.kind === 'loop'
 }
 
 function notNow(reason: string): RegistryError {

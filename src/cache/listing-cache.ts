@@ -11,7 +11,7 @@ import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { Freshness } from './answer.ts'
 import { clientError, isAbsence } from './failure.ts'
 import { InFlight } from './in-flight.ts'
-import type { Repository } from './repositories.ts'
+import { sharedKey, type Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
 const REMEMBERED_MAX_BYTES = 16 * 1024 * 1024
@@ -156,7 +156,7 @@ export class ListingCache {
     if (known && known.asOfMs <= nowMs && nowMs - known.asOfMs < repository.upstream.tagTtlMs) {
       return { ...known.answer, freshness: this.#fresh(repository, 'hit', known.asOfMs) }
     }
-    const { isJoined, value } = listings.asking.run(key, ask)
+    const { isJoined, value } = listings.asking.run(sharedKey(repository, key), ask)
     const answer = await value
     if (isJoined) return { ...answer, freshness: this.#fresh(repository, 'coalesced') }
     listings.remember(key, { answer, asOfMs: this.#deps.clock.now() })

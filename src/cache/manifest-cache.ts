@@ -12,7 +12,7 @@ import { untilDeadline } from './deadline.ts'
 import { clientError, isAbsence } from './failure.ts'
 import { InFlight } from './in-flight.ts'
 import { joined, ManifestStore, refusesHead, type ManifestStoreDeps } from './manifest-store.ts'
-import type { Repository } from './repositories.ts'
+import { sharedKey, type Repository } from './repositories.ts'
 import type { TagState, TagTable } from './tag-table.ts'
 
 export interface ManifestCacheDeps extends ManifestStoreDeps {
@@ -85,7 +85,7 @@ export class ManifestCache {
   }
 
   async #checkTag(repository: Repository, tag: Tag, deadlineMs: number): Promise<ManifestAnswer> {
-    const key = `${repository.storedName}:${tag}`
+    const key = sharedKey(repository, tag)
     const check = this.#checks.run(key, () => this.#currentManifest(repository, tag, deadlineMs))
     const answer = await check.value
     return check.isJoined ? joined(answer) : answer

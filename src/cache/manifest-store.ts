@@ -20,7 +20,7 @@ import type { DiskBudget } from './disk-budget.ts'
 import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
 import type { Membership } from './membership.ts'
-import type { Repository } from './repositories.ts'
+import { sharedKey, type Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 
 export interface ManifestStoreDeps {
@@ -105,8 +105,7 @@ export class ManifestStore {
     digest: Digest,
     deadlineMs: number,
   ): Promise<ManifestAnswer> {
-    const key = keyOf(repository, digest)
-    const fetch = this.#fetches.run(key, () =>
+    const fetch = this.#fetches.run(sharedKey(repository, digest), () =>
       this.fetch(repository, digest, { expected: digest, deadlineMs }),
     )
     const answer = await fetch.value

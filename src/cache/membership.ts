@@ -14,7 +14,7 @@ import type { Link, LinkKind, RepositoryIndex } from '../storage/repository-inde
 import type { DiskBudget } from './disk-budget.ts'
 import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
-import type { Repository } from './repositories.ts'
+import { sharedKey, type Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
 import type { Upstreams } from './upstreams.ts'
 
@@ -92,7 +92,7 @@ export class Membership {
     askUpstream: () => Promise<unknown>,
     { isStored = true }: { isStored?: boolean } = {},
   ): Promise<void> {
-    const proof = this.#proving.run(keyOf(repository.storedName, digest, kind), async () => {
+    const proof = this.#proving.run(sharedKey(repository, `${kind} ${digest}`), async () => {
       // The disk first: a manifest may have named what was linked before the last start.
       if (this.isLinked(repository, digest, kind)) return
       if (await this.#hasLink(repository, digest, kind)) return

@@ -22,6 +22,16 @@ export interface Repository {
   readonly name: RepositoryName
   /** On disk, and the key of everything remembered about it. */
   readonly storedName: RepositoryName
+  /** Through which caches and proxies the request came; undefined when it came from a client. */
+  readonly via?: string | undefined
+}
+
+/**
+ * Who may wait for one answer of the upstream. Of caches that point at each other, the one that asks us may be the one
+ * that our question waits for: what came through other caches is asked in its own name, so that the loop shows.
+ */
+export function sharedKey({ storedName, via }: Repository, what: string): string {
+  return via === undefined ? `${storedName} ${what}` : `${storedName} ${what} ${via}`
 }
 
 /** What a request says about the registry that it is for; each part may be missing. */
@@ -39,7 +49,7 @@ export interface Address {
 }
 
 /** A refusal, or what is found; both are remembered. */
-type Located = Omit<Repository, 'registry'> | string
+type Located = Omit<Repository, 'registry' | 'via'> | string
 
 /** Names answered without building an object again. */
 const REMEMBERED_MAX = 10_000
@@ -73,6 +83,7 @@ export class Repositories {
     const { registry } = located.upstream
     return {
       ...located,
+      via,
       registry: via === undefined ? registry : new ForwardedRegistry(registry, via),
     }
   }

@@ -1,16 +1,21 @@
 // Caches behind caches: what comes through several of them is what the last one has, and caches that lead back to
 // themselves say so at once.
 
+import { EventEmitter, once } from 'node:events'
 import { createServer, request } from 'node:http'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
-import { buildImage, buildIndex } from '../support/images.ts'
+import { blobOf, buildImage, buildIndex } from '../support/images.ts'
 import { startLayover, type Layover } from '../support/layover.ts'
+import { waitFor } from '../support/wait-for.ts'
 
 const REPOSITORY = 'team/app'
 
 /** Passes everything on to where `target` says, as a proxy that adds nothing to `Via`, or even takes it away. */
-async function startRelay({ dropsVia = false } = {}): Promise<{
+async function startRelay({
+  dropsVia = false,
+  until = Promise.resolve<unknown>(undefined),
+} = {}): Promise<{
   url: string
   target: string
   count: number
@@ -21,12 +26,15 @@ async function startRelay({ dropsVia = false } = {}): Promise<{
     const { method, url = '' } = message
     const { via, ...others } = message.headers
     const headers = dropsVia || via === undefined ? others : { ...others, via }
-    const onward = request(relay.target + url, { method, headers }, (answer) => {
-      response.writeHead(answer.statusCode ?? 0, answer.headers)
-      answer.on('data', (chunk: Buffer) => response.write(chunk)).on('end', () => response.end())
-    })
-    onward.on('error', () => response.destroy())
-    onward.end()
+    const pass = (): void => {
+      const onward = request(relay.target + url, { method, headers }, (answer) => {
+        response.writeHead(answer.statusCode ?? 0, answer.headers)
+        answer.on('data', (chunk: Buffer) => response.write(chunk)).on('end', () => response.end())
+      })
+      onward.on('error', () => response.destroy())
+      onward.end()
+    }
+    void until.then(pass)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   onTestFinished(() => {
@@ -88,6 +96,25 @@ describe('a cache behind another one', () => {
   })
 })
 
+describe('a download that has brought nothing yet', () => {
+  it('is shared also with another cache, once that is known not to be waited for', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(300_000, 'shared')
+    upstream.addBlob(REPOSITORY, blob)
+    const gate = upstream.gate({ kind: 'blob', method: 'GET' })
+    const path = `/v2/${REPOSITORY}/blobs/${blob.digest}`
+    const clients = [layover.get(path), layover.get(path)]
+    await gate.reached
+    clients.push(layover.get(path, { headers: { Via: '1.1 other' } }))
+    await waitFor('the upstream to be asked', () => upstream.count({ method: 'HEAD' }) === 1)
+    gate.release()
+    for (const { body } of await Promise.all(clients)) {
+      expect(body.equals(blob.bytes)).toBe(true)
+    }
+    expect(upstream.count({ method: 'GET' })).toBe(1)
+  })
+})
+
 describe('a cache behind one that denies by HEAD what it has not fetched', () => {
   it('gets it with GET', async () => {
     const { layover, upstream } = await startLayover()
@@ -131,6 +158,31 @@ describe('a cache that leads back to itself', () => {
     }
     expect([one.count, two.count]).toEqual([2, 2])
   })
+
+  const { config, manifest } = buildImage()
+  it.each([
+    ['GET', 'manifests/1'],
+    ['GET', `manifests/${manifest.digest}`],
+    ['GET', `blobs/${config.digest}`],
+    ['HEAD', `blobs/${config.digest}`],
+    ['GET', 'tags/list'],
+    ['GET', `referrers/${manifest.digest}`],
+  ])(
+    'by way of another one says so also while both are asked for the same: %s %s',
+    async (method, rest) => {
+      const held = new EventEmitter()
+      const until = once(held, 'released')
+      const [one, two] = [await startRelay({ until }), await startRelay({ until })]
+      const [first, second] = [await startBehind(two.url), await startBehind(one.url)]
+      one.target = first.url
+      two.target = second.url
+      const path = `/v2/${REPOSITORY}/${rest}`
+      const asked = [first, second].map((layover) => layover.get(path, { method }))
+      await waitFor('both to ask each other', () => one.count > 0 && two.count > 0)
+      held.emit('released')
+      expect((await Promise.all(asked)).map(({ status }) => status)).toEqual([508, 508])
+    },
+  )
 
   it('also when the caches in between name themselves without end', async () => {
     const { layover, upstream } = await startLayover()
