@@ -38,7 +38,7 @@ function portOf(url: URL): string {
 }
 
 /** Private suffixes count: two tenants of one hosting domain are strangers to each other. */
-function isSameDomain(a: string, b: string): boolean {
+export function isSameDomain(a: string, b: string): boolean {
   if (isAddress(a) || isAddress(b)) return false
   const domain = getDomain(a, { allowPrivateDomains: true })
   return domain !== null && domain === getDomain(b, { allowPrivateDomains: true })

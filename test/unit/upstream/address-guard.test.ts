@@ -1,5 +1,5 @@
 // The guard over real sockets. All of them are on the loopback, so the tests say what an address stands for:
-// 127.0.0.2 is public, 127.0.0.3 private, 127.0.0.4 link-local, all others are what they are.
+// 127.0.0.2 is public, 127.0.0.3 and .5 private, 127.0.0.4 link-local, all others are what they are.
 
 import type { lookup } from 'node:dns'
 import { describe, expect, it } from 'vitest'
@@ -18,10 +18,11 @@ import {
 const PUBLIC = '127.0.0.2'
 const PRIVATE = '127.0.0.3'
 const LINK_LOCAL = '127.0.0.4'
+const OTHER_PRIVATE = '127.0.0.5'
 
 function scopeOf(address: string): AddressScope {
   if (address === PUBLIC) return 'public'
-  if (address === PRIVATE) return 'private'
+  if (address === PRIVATE || address === OTHER_PRIVATE) return 'private'
   if (address === LINK_LOCAL) return 'link-local'
   return addressScope(address)
 }
@@ -78,11 +79,13 @@ describe('a redirect', () => {
     for (let i = 0; i < 2; i++) {
       const failure = await failureOf(client.getBlob(alpine, digest))
       expect(failure.kind).toBe('bad-response')
-      expect(failure.message).toContain(told)
+      expect(failure.message).toContain('leads to a host at no public address')
+      expect(failure.message).not.toContain(host)
       expect(failure.message).not.toContain('s3cret')
     }
     expect(target.sockets).toEqual([])
-    expect(log.filter(({ level }) => level === 40)).toHaveLength(1)
+    const warnings = log.filter(({ level }) => level === 40)
+    expect(warnings.map(({ msg }) => msg)).toEqual([expect.stringContaining(told)])
     expect(JSON.stringify(log)).not.toContain('s3cret')
   })
 
@@ -95,7 +98,7 @@ describe('a redirect', () => {
     for (const socket of target.sockets) socket.destroy()
     await expect
       .poll(async () => (await failureOf(client.getManifest(alpine, 'a'))).message)
-      .toContain('rebinding.test, which is at no public address')
+      .toContain('leads to a host at no public address')
     expect(lookups.length).toBeGreaterThan(1)
   })
 
@@ -113,15 +116,29 @@ describe('a redirect', () => {
 
   it.each([
     ['private', PRIVATE, PRIVATE, true],
+    ['private', PRIVATE, OTHER_PRIVATE, false],
+    ['private', PRIVATE, 'registry.test', true],
+    ['private', PRIVATE, 'files.registry.test', true],
+    ['private', PRIVATE, 'same.registry.test', true],
+    ['private', PRIVATE, 'other.test', false],
     ['private', PRIVATE, '127.0.0.1', false],
     ['private', PRIVATE, LINK_LOCAL, false],
-    ['loopback', '127.0.0.1', PRIVATE, true],
+    ['loopback', '127.0.0.1', OTHER_PRIVATE, false],
+    ['loopback', '127.0.0.1', 'files.registry.test', true],
     ['loopback', '127.0.0.1', '127.0.0.9', true],
+    ['loopback', '127.0.0.1', 'localhost', true],
     ['loopback', '127.0.0.1', LINK_LOCAL, false],
   ])('of a %s upstream (%s) to %s: followed %s', async (_scope, at, to, isFollowed) => {
     const target = await startTarget()
     const url = await startRedirecting('registry.test', `http://${to}:${target.port}/`)
-    const { client } = clientOf(url, { names: { 'registry.test': [at] } })
+    const names = {
+      'registry.test': [at],
+      'files.registry.test': [OTHER_PRIVATE],
+      'same.registry.test': [at],
+      'other.test': [OTHER_PRIVATE],
+      localhost: ['127.0.0.1'],
+    }
+    const { client } = clientOf(url, { names })
     const outcome = client.getManifest(alpine, 'a').then(
       () => true,
       () => false,
@@ -151,7 +168,7 @@ describe('a token realm', () => {
     const credentials = { kind: 'static', username: 'robot', password: 's3cret' } as const
     const { client } = clientOf(url, { names, credentials })
     const failure = await failureOf(client.getManifest(alpine, 'a'))
-    expect(failure.message).toContain('auth.registry.test, which is at no public address')
+    expect(failure.message).toContain('leads to a host at no public address')
     expect(target.sockets).toEqual([])
   })
 })
@@ -186,7 +203,7 @@ describe('an upstream that a client named', () => {
     const url = await startRedirecting(PUBLIC, `http://${PRIVATE}:${target.port}/`)
     const { client } = clientOf(url, { isUntrusted: true })
     const failure = await failureOf(client.getManifest(alpine, 'a'))
-    expect(failure.message).toContain(`leads to ${PRIVATE}, which is not a public address`)
+    expect(failure.message).toContain('leads to a host at no public address')
   })
 })
 
@@ -204,7 +221,7 @@ describe('behind a proxy', () => {
     const { client } = clientOf('http://registry.test', { environmentProxy })
     for (const target of ['10.0.0.1', '[fd00::1]', '169.254.169.254', 'localhost']) {
       const failure = await failureOf(client.getManifest(alpine, target))
-      expect(failure.message).toMatch(/no(t a)? public address/)
+      expect(failure.message).toMatch(/at no public address/)
     }
     expect((await client.getManifest(alpine, 'inside.test')).bytes).toEqual(content)
     expect(new Set(asked)).toEqual(new Set(['registry.test', 'inside.test']))
