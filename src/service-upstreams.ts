@@ -58,15 +58,17 @@ function upstreamOf(
   { isMain = false } = {},
 ): Upstream {
   const isOneOfMany = configured.name.startsWith('*')
+  const label = isOneOfMany ? configured.name : options.name
   return new Upstream(
     {
       health: new UpstreamHealth({ clock }),
-      registry: createRegistry((name) => depsOf(isOneOfMany ? configured.name : name), options),
+      registry: createRegistry((name) => depsOf(isOneOfMany ? label : name), options),
     },
     {
       ...configured,
       isMain,
       isOneOfMany,
+      label,
       // Under the host of its URL nobody knows Docker Hub.
       namespace: parseRegistryHost(isMain && configured.isDockerHub ? 'docker.io' : options.name),
     },

@@ -3,6 +3,7 @@
 
 import type { Clock } from '../clock.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
+import { isAbsence } from './failure.ts'
 
 const SUSPECT_MS = 10_000
 /** As long as a call to an upstream takes at most, and a little more. */
@@ -36,17 +37,22 @@ export class UpstreamHealth {
   async observe<Value>(call: Promise<Value>): Promise<Value> {
     try {
       const value = await call
-      this.#suspectUntilMs = Number.NEGATIVE_INFINITY
-      this.#lastError = undefined
+      this.#noteAnswer()
       return value
     } catch (error) {
-      if (error instanceof UpstreamError && isOutage(error)) {
+      if (isAbsence(error)) this.#noteAnswer()
+      else if (error instanceof UpstreamError && isOutage(error)) {
         this.#lastError = error
         const waitMs = Math.min(Math.max(error.retryAfterMs ?? 0, SUSPECT_MS), SUSPECT_MAX_MS)
         this.#suspectUntilMs = this.#clock.monotonic() + waitMs
       }
       throw error
     }
+  }
+
+  #noteAnswer(): void {
+    this.#suspectUntilMs = Number.NEGATIVE_INFINITY
+    this.#lastError = undefined
   }
 }
 

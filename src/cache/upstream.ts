@@ -25,6 +25,8 @@ export interface UpstreamOptions extends UpstreamRules {
   readonly isMain: boolean
   /** Patterns name the registry too: they stand for many. */
   readonly isOneOfMany?: boolean
+  /** For metrics, if not its name: bounded, whatever clients name. */
+  readonly label?: string
 }
 
 interface TagRule {
@@ -35,6 +37,8 @@ interface TagRule {
 export class Upstream {
   /** For logs and messages. */
   readonly name: string
+  /** For metrics. */
+  readonly label: string
   readonly namespace: RegistryHost | undefined
   readonly registry: OpenRegistry
   readonly health: UpstreamHealth
@@ -59,6 +63,7 @@ export class Upstream {
   ) {
     const { isMain, isOneOfMany = false, namespace, tagRules } = options
     this.name = registry.name
+    this.label = options.label ?? registry.name
     this.registry = registry
     this.health = health
     this.namespace = namespace

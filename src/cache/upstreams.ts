@@ -71,7 +71,7 @@ export class Upstreams {
   /** The one that a name of this cache stands for. @param host as in the header, maybe with a port */
   findByHost(host: string | undefined): Upstream | undefined {
     if (this.#hosts.size === 0 || host === undefined) return undefined
-    return this.#hosts.get(host.toLowerCase().replace(/:\d+$/, ''))
+    return this.#hosts.get(host.toLowerCase().replace(/\.?(?::\d+)?$/, ''))
   }
 
   /** How long what is stored under this name is kept when nobody uses it; 0: for ever. */

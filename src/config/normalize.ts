@@ -22,7 +22,13 @@ import {
   type StorageConfiguration,
 } from './schema.ts'
 import type { DiskAmount } from './size.ts'
-import { defaultUpstreamOf, isDockerHubName, otherUpstreamsOf, ttlOf } from './upstreams.ts'
+import {
+  defaultUpstreamOf,
+  DOCKER_HUB,
+  isDockerHubName,
+  otherUpstreamsOf,
+  ttlOf,
+} from './upstreams.ts'
 
 const CHECK_INTERVAL_MS = 10_000
 const PURGE_INTERVAL_MS = 24 * 3_600_000
@@ -228,7 +234,9 @@ function boundListenerOf(
   { main, others }: ProxyConfiguration,
   findings: Findings,
 ): BoundListener | [] {
-  const name = isDockerHubName(upstream) && main.isDockerHub ? main.name : upstream.toLowerCase()
+  // As upstreams are called, whichever of its names somebody writes.
+  const hubName = main.isDockerHub ? main.name : DOCKER_HUB
+  const name = isDockerHubName(upstream) ? hubName : upstream.toLowerCase()
   const names = [main, ...others].map((each) => each.name).filter((each) => !each.includes('*'))
   if (!names.includes(name)) {
     const message = `expected one of ${names.join(', ')}, got ${describe(upstream)}`

@@ -6,7 +6,7 @@ import { childPath, type Findings } from './findings.ts'
 import type { CredentialsConfiguration, TagRule, UpstreamConfiguration } from './schema.ts'
 
 export const DOCKER_HUB_URL = 'https://registry-1.docker.io'
-const DOCKER_HUB = 'docker.io'
+export const DOCKER_HUB = 'docker.io'
 
 /** Docker Hub's names that people write; its registry answers to neither. */
 const DOCKER_HUB_ALIAS = /^https?:\/\/(?:index\.)?docker\.io(?:\/v[12])?$/

@@ -37,6 +37,8 @@ export class Exchange {
   /** By which the client knows the upstream; told in the answer. */
   namespace: string | undefined
   upstream: string | undefined
+  /** The upstream, for metrics. */
+  upstreamLabel: string | undefined
   repository: string | undefined
   reference: string | undefined
   digest: Digest | undefined

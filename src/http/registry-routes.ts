@@ -113,6 +113,7 @@ export class RegistryRoutes {
     const repository = this.#deps.repositories.locate(address, name, code, via)
     exchange.repository = repository.storedName
     exchange.upstream = repository.upstream.name
+    exchange.upstreamLabel = repository.upstream.label
     exchange.namespace = repository.namespace
     return repository
   }

@@ -124,7 +124,10 @@ export class RequestHandler {
     })
   }
 
-  #countContent({ freshness, sentBytes }: Exchange, type: 'blob' | 'manifest'): void {
+  #countContent(
+    { freshness, sentBytes, upstreamLabel: upstream = '' }: Exchange,
+    type: 'blob' | 'manifest',
+  ): void {
     const { metrics } = this.#deps
     metrics.proxyRequests.inc({ type })
     if (!freshness) return
@@ -132,7 +135,7 @@ export class RequestHandler {
     const isMiss = outcome === 'miss' || outcome === 'coalesced' || outcome === 'bypass'
     const counter = isMiss ? metrics.proxyMisses : metrics.proxyHits
     counter.inc({ type })
-    metrics.cacheRequests.inc({ type, outcome })
+    metrics.cacheRequests.inc({ upstream, type, outcome })
     metrics.proxyPushedBytes.inc({ type }, sentBytes)
   }
 }

@@ -53,7 +53,7 @@ export class Metrics {
 
   readonly cacheRequests = this.#counter('layover_requests_total', {
     help: 'Content requests by what the cache did',
-    labels: ['type', 'outcome'],
+    labels: ['upstream', 'type', 'outcome'],
   })
   readonly upstreamRequests = this.#counter('layover_upstream_requests_total', {
     help: 'Requests sent to upstreams; code is "error" when there was no answer',

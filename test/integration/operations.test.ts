@@ -98,7 +98,7 @@ describe('metrics', () => {
       'registry_proxy_pulled_bytes_total{type="blob"}': 300_000,
       'registry_proxy_pushed_bytes_total{type="blob"}': 600_000,
       'registry_proxy_misses_total{type="manifest"}': 1,
-      'layover_requests_total{type="blob",outcome="hit"}': 1,
+      [`layover_requests_total{upstream="${new URL(upstream.url).host}",type="blob",outcome="hit"}`]: 1,
       'registry_http_requests_total{handler="blob",code="200",method="get"}': 2,
       registry_http_in_flight_requests: 0,
       layover_fills_running: 0,

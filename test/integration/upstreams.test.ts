@@ -260,6 +260,8 @@ describe('what is told of a request', () => {
     })
     const labels = `upstream="ghcr.test",kind="manifest",method="HEAD",code="200"`
     expect(await layover.metric(`layover_upstream_requests_total{${labels}}`)).toBe(1)
+    const outcome = 'layover_requests_total{upstream="ghcr.test",type="manifest",outcome="miss"}'
+    expect(await layover.metric(outcome)).toBe(1)
     const link = (await layover.files('docker')).find((file) => file.includes('current/link'))
     expect(link).toContain(`repositories/ghcr.test/${REPOSITORY}/_manifests/tags/1/`)
     expect(images[GHCR].manifest.digest).not.toBe(images.main.manifest.digest)

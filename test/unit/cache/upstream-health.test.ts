@@ -34,6 +34,18 @@ describe('an upstream that failed', () => {
     expect([health.admit(), health.admit()]).toEqual([undefined, undefined])
   })
 
+  it.each(['not-found', 'denied'] as const)(
+    'is asked by everybody once it has answered, if only %s',
+    async (kind) => {
+      const { clock, health } = await failing()
+      await clock.advance(10_000)
+      health.admit()
+      const answer = new UpstreamError(kind, 'no')
+      await expect(health.observe(Promise.reject(answer))).rejects.toBe(answer)
+      expect([health.admit(), health.admit()]).toEqual([undefined, undefined])
+    },
+  )
+
   it('is tried again if the one who was to find out never told', async () => {
     const { clock, health } = await failing()
     await clock.advance(10_000)

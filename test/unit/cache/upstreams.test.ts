@@ -137,6 +137,23 @@ describe('registries that patterns stand for', () => {
   })
 })
 
+it.each(['q.cache.example', 'Q.cache.example:5000', 'q.cache.example.', 'q.cache.example.:5000'])(
+  'a name of this cache stands for its upstream also written so: %s',
+  (host) => {
+    const main = upstreamOf('main.example', { isMain: true })
+    const quay = upstreamOf('quay.io')
+    const hosts = new Map([['q.cache.example', quay]])
+    const all = new Upstreams({
+      main,
+      mainServesDockerHub: false,
+      others: [quay],
+      patterns: [],
+      hosts,
+    })
+    expect(all.findByHost(host)).toBe(quay)
+  },
+)
+
 describe('a name that begins with that of the main upstream', () => {
   const cases = [
     ['main.example', false, 'ghcr.io/org/app'],

@@ -210,6 +210,19 @@ function listeners(list: string): string {
 }
 
 describe('http.listeners', () => {
+  it.each(['docker.io', 'index.docker.io', 'Registry-1.docker.io'])(
+    'may be bound to %s where that is one of the others',
+    (name) => {
+      const list = `[{addr: ":1", upstream: ${name}}]`
+      const file = listeners(list)
+        .replace('registry-1.docker.io', 'quay.io')
+        .replace('ghcr.io: {}', 'docker.io: {}')
+      const { configuration, problems } = load(file)
+      expect(problems).toEqual([])
+      expect(configuration?.http.listeners).toMatchObject([{ upstream: 'docker.io' }])
+    },
+  )
+
   it('belong to an upstream each', () => {
     const { configuration } = load(
       listeners('[{addr: ":5001", upstream: ghcr.io}, {addr: ":5002", upstream: docker.io}]'),
