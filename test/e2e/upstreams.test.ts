@@ -27,6 +27,7 @@ const workspaces: Record<Registry, Workspace> = {
 const upstreams = new Map<Registry, Upstream>()
 const images = new Map<Registry, PushedImage>()
 let cache: Cache
+let metricsAddress: string
 let clients: ClientSet
 
 beforeAll(async () => {
@@ -42,7 +43,9 @@ beforeAll(async () => {
   })
   const all = REGISTRIES.map((registry) => [registry, configured(registry)])
   // The main one is a stand-in for Docker Hub, which does not have its name: so that is listed too.
+  metricsAddress = `127.0.0.1:${await freePort()}`
   cache = await Cache.start(workspace, upstreamOf('docker.io'), {
+    http: { debug: { addr: metricsAddress, prometheus: { enabled: true } } },
     proxy: { upstreams: Object.fromEntries(all) },
   })
   clients = new ClientSet(workspace, { mirror: cache.address })
@@ -141,6 +144,15 @@ describe('one cache for three registries', () => {
     const all = REGISTRIES.flatMap((registry) => [...imageOf(registry).objects.keys()])
     expect(times).toEqual(new Map([...times.keys()].map((digest) => [digest, 1])))
     expect(new Set(times.keys())).toEqual(new Set(all))
+  })
+
+  it('counts what it did for each of them under its name', async () => {
+    const metrics = await (await fetch(`http://${metricsAddress}/metrics`)).text()
+    const counted = [...metrics.matchAll(/^layover_requests_total\{upstream="([^"]+)",/gm)]
+    // The main one only docker asks for, which may be left out.
+    const main = new URL(upstreamOf('docker.io').url).host
+    const names = new Set([main, ...counted.map(([, upstream]) => upstream)])
+    expect(names).toEqual(new Set([main, ...REGISTRIES]))
   })
 
   it('lists what it has under names of their own', async () => {

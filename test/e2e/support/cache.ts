@@ -58,7 +58,7 @@ export class Cache {
   static async start(
     workspace: Workspace,
     { url, tokenRealm }: Remote,
-    { storage, proxy, ...more }: Configuration = {},
+    { http, storage, proxy, ...more }: Configuration = {},
     program: Program = IS_COMPARISON ? 'registry' : 'layover',
   ): Promise<Cache> {
     const address = `127.0.0.1:${await freePort()}`
@@ -66,7 +66,7 @@ export class Cache {
       version: 0.1,
       log: { formatter: 'json' },
       storage: { filesystem: { rootdirectory: workspace.makeDirectory('cache') }, ...storage },
-      http: { addr: address },
+      http: { addr: address, ...http },
       proxy: {
         remoteurl: url,
         ...(tokenRealm !== undefined && { allowedrealms: [tokenRealm] }),
