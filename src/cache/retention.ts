@@ -106,6 +106,12 @@ export class Retention {
     })
   }
 
+  /** Of bytes found on disk, as long as no link, and no image that they are a part of, tells of a later use. */
+  get oldestAssumedUseMs(): number {
+    const { ttlMs } = this.#options
+    return this.#clock.now() - (ttlMs === 0 ? ASSUMED_SPREAD_MS : ttlMs / 2)
+  }
+
   /**
    * The last use to assume of something found on disk: between half a ttl ago and now, told by its digest.
    * A volume taken over so does not expire all at once, and nothing of it in the first days.
@@ -114,11 +120,11 @@ export class Retention {
    */
   assumedLastUseMs(
     digest: Digest,
-    repository: RepositoryName | undefined,
+    repository: RepositoryName,
     expiresAtMs = Number.NEGATIVE_INFINITY,
   ): number {
     const nowMs = this.#clock.now()
-    const ttlMs = repository === undefined ? 0 : this.ttlMsOf(repository)
+    const ttlMs = this.ttlMsOf(repository)
     const spreadMs = ttlMs === 0 ? ASSUMED_SPREAD_MS : ttlMs / 2
     const fraction = Number.parseInt(digest.slice(-8), 16) / 2 ** 32
     const assumedMs = nowMs - Math.floor(fraction * spreadMs)

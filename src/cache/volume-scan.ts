@@ -23,6 +23,8 @@ import type { Inventory } from './inventory.ts'
 import type { Retention } from './retention.ts'
 
 const BATCH_CHANGES = 500
+/** Of which the uses are assumed together; more, if one repository has more. */
+const LINKS_AT_ONCE = 1_000
 /** Blobs looked at side by side: a network file system answers each late. */
 const STATS_AT_ONCE = 16
 /** What is beyond stays for the ttl, or until the next crash: there is no crash in which so many downloads end at once. */
@@ -62,6 +64,8 @@ export class VolumeScan {
   #batch: IndexChange[] = []
   /** Whether the whole tree was seen before: then what lacks a link is not what another registry has left. */
   #isOurs = false
+  /** Links without a use in the index. */
+  #unused: Link[] = []
   #orphans: Digest[] = []
 
   constructor(deps: VolumeScanDeps) {
@@ -89,6 +93,7 @@ export class VolumeScan {
     this.#batch = []
     this.#isOurs = index.hasSeenAll
     this.#orphans = []
+    this.#unused = []
     for await (const shard of blobs.shards()) {
       if (this.#isStopped) return false
       await this.#lookAtShard(shard)
@@ -99,11 +104,12 @@ export class VolumeScan {
       await this.#removeUploads(repository, uploadMaxAgeMs)
       for await (const link of repositories.linksOf(repository)) {
         if (this.#isStopped) return false
-        await this.#lookAtLink(link, expiryTimes)
+        await this.#lookAtLink(link)
       }
       await this.#lookAtTags(repository)
+      if (this.#unused.length >= LINKS_AT_ONCE) await this.#assumeUses(expiryTimes)
     }
-    await this.#write()
+    await this.#assumeUses(expiryTimes)
     if (this.#isOurs) await this.#findOrphans()
     if (this.#isStopped) return false
     this.#tell()
@@ -133,7 +139,7 @@ export class VolumeScan {
     this.#report.blobs++
     this.#report.bytes += allocatedBytes
     if (known?.allocatedBytes === allocatedBytes) return
-    const atMs = known?.lastUsedMs ?? this.#deps.retention.assumedLastUseMs(digest, undefined)
+    const atMs = known?.lastUsedMs ?? this.#deps.retention.oldestAssumedUseMs
     const found = { change: 'store', digest, allocatedBytes, isManifest: false, atMs } as const
     await this.#add(known || this.#isOurs ? found : { ...found, mayLackLink: true })
   }
@@ -164,8 +170,8 @@ export class VolumeScan {
     await blobs.prune(digest)
   }
 
-  async #lookAtLink(link: Link, expiryTimes: ExpiryTimes): Promise<void> {
-    const { index, retention } = this.#deps
+  async #lookAtLink(link: Link): Promise<void> {
+    const { index } = this.#deps
     const { digest, kind, repository } = link
     this.#report.links++
     const blob = index.blob(digest)
@@ -177,10 +183,29 @@ export class VolumeScan {
     // A crash may have come between the manifest and what it names.
     const isKnown = blob.isManifest && index.namesOf(digest).length > 0
     if (kind === 'manifest' && !isKnown) await this.#readManifest(digest)
-    if (index.link(digest, repository)) return
-    const expiresAtMs = expiryTimes.get(`${repository}@${digest}`)
-    const atMs = retention.assumedLastUseMs(digest, repository, expiresAtMs)
-    await this.#add({ change: 'use', link, atMs })
+    if (!index.link(digest, repository)) this.#unused.push(link)
+  }
+
+  /** When links were last used that the index knows nothing of. The parts of an image were when it was: it goes whole. */
+  async #assumeUses(expiryTimes: ExpiryTimes): Promise<void> {
+    const { index, retention } = this.#deps
+    const links = this.#unused
+    this.#unused = []
+    // What names what is known now.
+    await this.#write()
+    const isPart = ({ digest }: Link): boolean => (index.blob(digest)?.namedBy ?? 0) > 0
+    for (const link of links.filter((each) => !isPart(each))) {
+      const { digest, repository } = link
+      const expiresAtMs = expiryTimes.get(`${repository}@${digest}`)
+      const atMs = retention.assumedLastUseMs(digest, repository, expiresAtMs)
+      await this.#add({ change: 'use', link, atMs })
+    }
+    await this.#write()
+    for (const link of links.filter(isPart)) {
+      const atMs = index.blob(link.digest)?.lastUsedMs
+      if (atMs !== undefined) await this.#add({ change: 'use', link, atMs })
+    }
+    await this.#write()
   }
 
   /** Learns what belongs together, and finds blobs that were cut short. */

@@ -344,3 +344,32 @@ describe('while the volume is looked through', () => {
     expect(rig.index.link(blob.digest, REPOSITORY)).toBeDefined()
   })
 })
+
+describe('images that were found', () => {
+  const parts = ({ config, layers, manifest }: TestImage): Digest[] =>
+    [manifest, config, ...layers].map(({ digest }) => digest)
+
+  it('go whole when room is needed, with the index that names them', async () => {
+    const indexes = Array.from({ length: 12 }, (_, number) => {
+      const images = ['amd64', 'arm64'].map((seed) => {
+        return buildImage({ seed: `${number} ${seed}`, layers: [20_000, 9_000, 500] })
+      })
+      return { top: buildIndex(images), images }
+    })
+    const rig = await takeOver(async (volume) => {
+      for (const { images, top } of indexes) {
+        for (const image of images) await putImage(volume, image)
+        await putManifest(volume, top.manifest, 'latest')
+      }
+    })
+
+    await rig.evictor.makeRoom(Math.floor(rig.inventory.usedBytes * 0.4))
+    await rig.inventory.flush()
+
+    const stored = indexes.map(({ images, top }) => {
+      const digests = [top.manifest.digest, ...images.flatMap(parts)]
+      return digests.filter((digest) => rig.index.has(digest)).length / digests.length
+    })
+    expect(new Set(stored)).toEqual(new Set([0, 1]))
+  })
+})
