@@ -10,32 +10,21 @@ import type { BlobStore } from '../storage/blob-store.ts'
 import type { FileContent } from '../storage/filesystem.ts'
 import { StorageError } from '../storage/filesystem.ts'
 import { AbandonedError, ContentMismatchError } from '../storage/spool-error.ts'
+import type { SenderId } from '../storage/paths.ts'
 import type { Spool } from '../storage/spool.ts'
 import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
-import { UpstreamError, type UpstreamErrorKind } from '../upstream/upstream-error.ts'
+import { drop } from '../upstream/response-body.ts'
+import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { DiskBudget, Reservation } from './disk-budget.ts'
-import { DownloadPatience } from './download-patience.ts'
+import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
-
-const BACKOFF_FIRST_MS = 250
-const BACKOFF_MAX_MS = 4_000
-/** Clients wait with an open connection meanwhile; longer than this they had better be told. */
-const RETRY_AFTER_MAX_MS = 15_000
+import { senderOf } from './upstream.ts'
 
 /** There is nothing at that place. */
 const RANGE_NOT_SATISFIABLE = 416
-
-/** What another attempt can change, once some bytes have been served. */
-const WORTH_RESUMING: readonly UpstreamErrorKind[] = [
-  'rate-limited',
-  'unreachable',
-  'timeout',
-  'unavailable',
-  'login-failed',
-]
 
 /** Room that a download asks for when nobody knows its size, and again each time it has used that up. */
 const UNKNOWN_STEP_BYTES = 4 * 1024 * 1024
@@ -91,12 +80,16 @@ export class BlobFill {
   #hasFailed = false
   /** The disk did not take the bytes, and the log has the reason. */
   #isRefused = false
+  readonly #sender: SenderId
+  /** What has arrived contradicts itself: it is not worth keeping, though only the whole can be verified. */
+  #isDoubtful = false
 
   constructor(deps: BlobFillDeps, options: BlobFillOptions) {
     this.#deps = deps
     this.#options = options
     this.repository = options.repository
     this.digest = options.digest
+    this.#sender = senderOf(options.repository.upstream)
     this.opened = new Promise((resolve, reject) => {
       this.#settleOpened = { resolve, reject }
     })
@@ -167,13 +160,13 @@ export class BlobFill {
   async #download(): Promise<void> {
     const first = await this.#firstAnswer()
     const spool = await this.#openSpool(first).catch((error: unknown) => {
-      first.body.destroy()
+      drop(first.body)
       throw error
     })
     let blob: UpstreamBlob | undefined = first
     if (spool.receivedBytes < first.startOffset) {
       // The part file went away in between: the rest alone is of no use.
-      first.body.destroy()
+      drop(first.body)
       blob = undefined
     }
     const patience = new DownloadPatience(this.#deps.clock, spool.receivedBytes)
@@ -194,7 +187,7 @@ export class BlobFill {
   /** Goes on with what an earlier attempt left, if the upstream agrees. */
   async #firstAnswer(): Promise<UpstreamBlob> {
     const { deadlineMs, keeper } = this.#options
-    const offset = keeper ? this.#deps.spools.claim(this.digest) : 0
+    const offset = keeper ? this.#deps.spools.claim(this.digest, this.#sender) : 0
     // A crash may have left all of it, not yet verified: then its last byte is there to be asked for.
     for (const from of offset > 0 ? [offset, offset - 1] : []) {
       try {
@@ -202,10 +195,18 @@ export class BlobFill {
       } catch (error) {
         if (!(error instanceof UpstreamError) || error.kind !== 'bad-response') throw error
         if (error.status !== RANGE_NOT_SATISFIABLE) break
+        if (from < offset) await this.#discardPart()
       }
     }
     // It is longer than the blob, or the upstream has an opinion on ranges: the cheap answer is to begin again.
     return this.#ask(0, deadlineMs)
+  }
+
+  /** Of an earlier attempt: it is not how the blob begins. */
+  async #discardPart(): Promise<void> {
+    const { spools, storage } = this.#deps
+    spools.unclaim(this.digest)
+    await storage.attempt(() => spools.remove(this.digest))
   }
 
   #ask(offset: number, deadlineMs?: number): Promise<UpstreamBlob> {
@@ -217,6 +218,7 @@ export class BlobFill {
   async #openSpool({ sizeBytes: announced, startOffset }: UpstreamBlob): Promise<Spool> {
     const sizeBytes = announced ?? this.#options.expectedSizeBytes
     if (sizeBytes !== undefined && startOffset > sizeBytes) {
+      await this.#discardPart()
       throw new UpstreamError(
         'bad-response',
         `${this.repository.upstream.name} sent an impossible range`,
@@ -227,14 +229,14 @@ export class BlobFill {
     const isKept = this.#room !== undefined
     // Then others may have the room of the part.
     if (!isKept && this.#options.keeper) spools.unclaim(this.digest)
-    const options = { sizeBytes, resumedBytes: startOffset, isKept }
+    const options = { sender: this.#sender, sizeBytes, resumedBytes: startOffset, isKept }
     const opening = storage.attempt(() => spools.open(this.digest, options))
     // From this moment on the part file is this download's.
     this.#room?.take(startOffset)
     // A disk that refuses to open a file is one that keeps nothing.
     const spool =
       (await opening) ??
-      (await spools.open(this.digest, { sizeBytes, resumedBytes: 0, isKept: false }))
+      (await spools.open(this.digest, { ...options, resumedBytes: 0, isKept: false }))
     this.#spool = spool
     // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified.
     if (sizeBytes !== undefined && sizeBytes > 0) this.#settleOpened?.resolve(spool)
@@ -293,12 +295,19 @@ export class BlobFill {
     try {
       const blob = first ?? (await this.#ask(spool.receivedBytes))
       await this.#copy(spool, blob)
+      // Its end, as far as anybody has told: a rest may come in pieces, but a whole is all there is.
+      const isWhole = blob.startOffset === 0 || blob.sizeBytes === undefined
+      this.#isDoubtful ||= isWhole && spool.receivedBytes !== spool.sizeBytes
     } catch (error) {
       if (error instanceof ContentMismatchError || error instanceof AbandonedError) throw error
       this.#stop.signal.throwIfAborted()
       // The connection went after the last byte, before its end was told (a last chunk, a wrong length).
       if (spool.receivedBytes === spool.sizeBytes) return undefined
-      if (error instanceof UpstreamError) return error
+      if (error instanceof UpstreamError) {
+        // It has no more than what has come, and that is not the whole.
+        this.#isDoubtful ||= error.status === RANGE_NOT_SATISFIABLE
+        return error
+      }
       const reason = error instanceof Error ? error.message : String(error)
       return this.#broken(`broke off: ${reason}`, error)
     }
@@ -336,15 +345,14 @@ export class BlobFill {
         if (written) await written
       }
     } finally {
-      body.destroy()
+      drop(body)
     }
   }
 
   async #pause(failure: UpstreamError, fruitless: number): Promise<void> {
     const { clock, logger } = this.#deps
-    const backoffMs = Math.min(BACKOFF_FIRST_MS * 2 ** fruitless, BACKOFF_MAX_MS)
-    const waitMs = Math.max(failure.retryAfterMs ?? 0, backoffMs)
-    if (waitMs > RETRY_AFTER_MAX_MS) throw failure
+    const waitMs = pauseMs(failure, fruitless)
+    if (waitMs === undefined) throw failure
     logger.info({ digest: this.digest, reason: failure.message }, 'a download broke; resuming it')
     await delay(clock, waitMs, { signal: this.#stop.signal })
   }
@@ -368,7 +376,12 @@ export class BlobFill {
     const spool = this.#spool
     try {
       await spool?.release()
-      if (spool && !spool.isCommitted && this.#room) await this.#deps.spools.giveBack(spool)
+      if (spool && !spool.isCommitted && this.#room) {
+        await this.#deps.spools.giveBack(spool, {
+          sender: this.#sender,
+          isDoubtful: this.#isDoubtful,
+        })
+      }
     } catch (error) {
       // Of a disk that did not take the download is known already that it refuses, and why.
       const isTold = error instanceof StorageError && (this.#isRefused || spool?.isKept === false)
@@ -379,10 +392,6 @@ export class BlobFill {
       this.#room?.release()
     }
   }
-}
-
-function isWorthResuming({ kind }: UpstreamError): boolean {
-  return WORTH_RESUMING.includes(kind)
 }
 
 function differs(announced: number | undefined, expected: number | undefined): boolean {

@@ -5,6 +5,7 @@
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { RegistryError } from '../oci/registry-error.ts'
+import type { ByteSource } from '../storage/byte-source.ts'
 import type { Spool } from '../storage/spool.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { BlobAnswer, Freshness } from './answer.ts'
@@ -138,13 +139,21 @@ export class BlobFills {
       return {
         sizeBytes: spool.sizeBytes ?? 0,
         freshness: { outcome, asOfMs: this.#deps.clock.now(), isStored: spool.isKept },
-        open: (position) => {
-          const isFar = position - spool.receivedBytes >= FAR_AHEAD_BYTES
-          if (!isFar || !spool.isKept || this.#tails >= TAILS_MAX) return reader
+        open: (first, last) => {
+          // What an earlier attempt left, nobody vouches for yet, and nothing would follow that is held back.
+          const isDoubtful = spool.isDoubtful(first, last)
+          const neededBytes = isDoubtful ? (spool.sizeBytes ?? 0) : first
+          const isFar = neededBytes - spool.receivedBytes >= FAR_AHEAD_BYTES
+          if (!isFar || !spool.isKept || this.#tails >= TAILS_MAX) {
+            return isDoubtful ? reader.waitForTheWhole() : reader
+          }
           reader.close()
           this.#tails++
           const onClose = (): void => void this.#tails--
-          return new TailSource({ join: () => spool.reader(), onClose }, asked)
+          const join = (): ByteSource | undefined => {
+            return isDoubtful ? spool.reader()?.waitForTheWhole() : spool.reader()
+          }
+          return new TailSource({ join, onClose }, asked)
         },
         confirmed: () =>
           fill.verified.catch((error: unknown) => {

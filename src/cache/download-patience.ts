@@ -2,6 +2,7 @@
 // be told. What has arrived is kept, and whoever asks next goes on from it.
 
 import type { Clock } from '../clock.ts'
+import type { UpstreamError, UpstreamErrorKind } from '../upstream/upstream-error.ts'
 
 /** Attempts in a row that bring not one byte. */
 const FRUITLESS_MAX = 5
@@ -13,6 +14,19 @@ const ATTEMPTS_MAX = 100
  */
 const PROGRESS_MIN_BYTES = 1024 * 1024
 const PROGRESS_MAX_MS = 3 * 60_000
+const BACKOFF_FIRST_MS = 250
+const BACKOFF_MAX_MS = 4_000
+/** Longer than this clients had better be told. */
+const RETRY_AFTER_MAX_MS = 15_000
+
+/** What another attempt can change, once some bytes have been served. */
+const WORTH_RESUMING: readonly UpstreamErrorKind[] = [
+  'rate-limited',
+  'unreachable',
+  'timeout',
+  'unavailable',
+  'login-failed',
+]
 
 export class DownloadPatience {
   readonly #clock: Clock
@@ -48,4 +62,15 @@ export class DownloadPatience {
       atMs - this.#mark.atMs < PROGRESS_MAX_MS
     )
   }
+}
+
+export function isWorthResuming({ kind }: UpstreamError): boolean {
+  return WORTH_RESUMING.includes(kind)
+}
+
+/** @returns undefined when clients had better be told than wait so long */
+export function pauseMs({ retryAfterMs }: UpstreamError, fruitless: number): number | undefined {
+  const backoffMs = Math.min(BACKOFF_FIRST_MS * 2 ** fruitless, BACKOFF_MAX_MS)
+  const waitMs = Math.max(retryAfterMs ?? 0, backoffMs)
+  return waitMs > RETRY_AFTER_MAX_MS ? undefined : waitMs
 }

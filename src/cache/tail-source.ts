@@ -4,6 +4,7 @@
 
 import type { Digest } from '../oci/digest.ts'
 import type { ByteSource } from '../storage/byte-source.ts'
+import { drop } from '../upstream/response-body.ts'
 import type { Repository } from './repositories.ts'
 
 /**
@@ -72,7 +73,7 @@ export class TailSource implements ByteSource {
     const { signal } = this.#stop
     const { body, startOffset } = await registry.getBlob(name, this.#digest, { offset, signal })
     if (startOffset === offset) return body[Symbol.asyncIterator]()
-    body.destroy()
+    drop(body)
     this.#knowsRanges = false
     return undefined
   }

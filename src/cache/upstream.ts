@@ -3,6 +3,7 @@
 import { parseRepositoryName, type RepositoryName, type Tag } from '../oci/reference.ts'
 import { parsePattern, weightOf, type Pattern } from '../oci/pattern.ts'
 import { pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
+import { senderIdOf, type SenderId } from '../storage/paths.ts'
 import type { OpenRegistry } from '../upstream/remote-registry.ts'
 import type { UpstreamHealth } from './upstream-health.ts'
 
@@ -97,6 +98,14 @@ export class Upstream {
   storedNameOf(name: RepositoryName): RepositoryName | undefined {
     return this.storedPrefix === '' ? name : parseRepositoryName(this.storedPrefix + name)
   }
+}
+
+/** Of a part of a download: the same after a restart, and not that of another upstream at the same place. */
+export function senderOf({
+  name,
+  storedPrefix,
+}: Pick<Upstream, 'name' | 'storedPrefix'>): SenderId {
+  return senderIdOf(`${storedPrefix} ${name}`)
 }
 
 function patternOf(text: string): Pattern {

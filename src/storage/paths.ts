@@ -15,7 +15,7 @@
 //   ├── scheduler-state.json                               registry's expiry times
 //   └── layover/
 //       ├── admin.sock                                     where the one process that serves from here listens
-//       ├── spool/<algorithm>-<hex>.part                   a download that is not complete
+//       ├── spool/<algorithm>-<hex>-<sender>.part          a download that is not complete, and who sent it
 //       ├── temporary/                                     small files on their way to a rename
 //       ├── quarantine/                                    bytes that did not match their name
 //       ├── hosts.json                                     which hosts had upstreams of their own, not the main one
@@ -23,9 +23,17 @@
 //
 // A link file holds the digest's text without a newline. All of it is on one file system: moves are renames.
 
+import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { algorithmOf, hexOf, type Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
+
+/** Who sent a part, as 32 hex digits: names of upstreams are too long and too odd for the name of a file. */
+export type SenderId = string & { readonly __brand: 'SenderId' }
+
+export function senderIdOf(name: string): SenderId {
+  return createHash('sha256').update(name).digest('hex').slice(0, 32) as SenderId
+}
 
 export class StoragePaths {
   readonly root: string
@@ -93,8 +101,8 @@ export class StoragePaths {
     return path.join(this.tag(name, tag), 'index', algorithmOf(digest), hexOf(digest), 'link')
   }
 
-  spoolFile(digest: Digest): string {
-    return path.join(this.spool, `${algorithmOf(digest)}-${hexOf(digest)}.part`)
+  spoolFile(digest: Digest, sender: SenderId): string {
+    return path.join(this.spool, `${algorithmOf(digest)}-${hexOf(digest)}-${sender}.part`)
   }
 
   quarantined(digest: Digest): string {

@@ -1,5 +1,6 @@
 // The spool files of one root: which downloads were left unfinished (by a crash, a restart, an upstream that
-// went away), so that the next request for the same digest goes on where they stopped.
+// went away), so that the next request for the same digest goes on where they stopped. Nothing of a part is
+// verified: it goes on from the upstream that sent it, and there is one for each digest at most.
 
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
@@ -16,10 +17,11 @@ import {
   removeTree,
   StorageError,
 } from './filesystem.ts'
-import type { StoragePaths } from './paths.ts'
+import type { SenderId, StoragePaths } from './paths.ts'
 import { Spool } from './spool.ts'
 
-const PART_FILE = /^(\w+)-([0-9a-f]+)\.part$/
+/** Those of older versions do not tell who sent them: they are swept with what is oddly named. */
+const PART_FILE = /^(\w+)-([0-9a-f]+)-([0-9a-f]{32})\.part$/
 
 export interface SpoolDirectoryDeps {
   readonly paths: StoragePaths
@@ -32,11 +34,13 @@ export interface SpoolDirectoryDeps {
 /** What a broken download has left. */
 export interface PartFile {
   readonly digest: Digest
+  readonly sender: SenderId
   readonly sizeBytes: number
   readonly lastUsedMs: number
 }
 
 interface OpenOptions {
+  readonly sender: SenderId
   readonly sizeBytes: number | undefined
   readonly resumedBytes: number
   readonly isKept: boolean
@@ -66,8 +70,8 @@ export class SpoolDirectory {
       await removeTree(path.join(paths.temporary, name))
     }
     for (const entry of await listDirectory(paths.spool)) {
-      const digest = entry.isFile() ? digestOfPart(entry.name) : undefined
-      const isPart = digest && (await this.#note(digest))
+      const part = entry.isFile() ? parsePart(entry.name) : undefined
+      const isPart = part && !this.#parts.has(part.digest) && (await this.#note(part))
       if (!isPart) await removeTree(path.join(paths.spool, entry.name))
     }
   }
@@ -77,11 +81,15 @@ export class SpoolDirectory {
     return this.#parts.get(digest)?.sizeBytes ?? 0
   }
 
-  /** The same for a download that goes on with them: until `open` or `unclaim` nobody removes them. */
-  claim(digest: Digest): number {
-    const sizeBytes = this.partBytes(digest)
-    if (sizeBytes > 0) this.#claimed.add(digest)
-    return sizeBytes
+  /**
+   * The same for a download that goes on with them: until `open` or `unclaim` nobody removes them. What another
+   * upstream has sent is none of its business.
+   */
+  claim(digest: Digest, sender: SenderId): number {
+    const part = this.#parts.get(digest)
+    if (part?.sender !== sender) return 0
+    this.#claimed.add(digest)
+    return part.sizeBytes
   }
 
   /** Idempotent. */
@@ -110,35 +118,46 @@ export class SpoolDirectory {
   }
 
   /**
-   * @param options.resumedBytes what to keep of the part file: at most `partBytes(digest)`
+   * @param options.resumedBytes what to keep of the part file: at most what `claim` has told; 0: it is removed
    * @param options.isKept false for a download beside another one of the same digest: it has no file
    */
   async open(digest: Digest, options: OpenOptions): Promise<Spool> {
     const { clock, digester, onStorageFailure, paths } = this.#deps
-    const { isKept, resumedBytes, sizeBytes } = options
+    const { isKept, resumedBytes, sender, sizeBytes } = options
     const deps = { clock, digester, onStorageFailure }
     if (!isKept) return Spool.open(deps, { digest, sizeBytes, file: undefined, resumedBytes: 0 })
     this.unclaim(digest)
     if (resumedBytes === 0) await this.#drop(digest)
     this.#parts.delete(digest)
     await this.#dropping.get(digest)
-    return Spool.open(deps, { digest, sizeBytes, file: paths.spoolFile(digest), resumedBytes })
+    const file = paths.spoolFile(digest, sender)
+    return Spool.open(deps, { digest, sizeBytes, file, resumedBytes })
   }
 
-  /** Keeps what an unsuccessful spool has received for the next attempt, or removes it. */
-  async giveBack(spool: Spool): Promise<void> {
+  /**
+   * Keeps what an unsuccessful spool has received for the next attempt, or removes it.
+   *
+   * @param options.sender as for `open`
+   * @param options.isDoubtful it is known to be of no use, though it cannot be told from the spool
+   */
+  async giveBack(
+    spool: Spool,
+    { isDoubtful = false, sender }: { sender: SenderId; isDoubtful?: boolean },
+  ): Promise<void> {
     const { digest } = spool
-    if (spool.isResumable) await this.#note(digest, this.#deps.clock.now())
-    else await removeFile(this.#deps.paths.spoolFile(digest))
+    const { clock, paths } = this.#deps
+    const isKept = spool.isResumable && !isDoubtful
+    if (isKept) await this.#note({ digest, sender }, clock.now())
+    else await removeFile(paths.spoolFile(digest, sender))
   }
 
   /** Removes part files that nobody has asked for again for `ageMs`. @returns how many */
   async purge(ageMs: number): Promise<number> {
     const { clock, paths } = this.#deps
     let count = 0
-    for (const { digest } of this.parts()) {
+    for (const { digest, sender } of this.parts()) {
       // Somebody may have removed it.
-      const atMs = (await modifiedAtMs(paths.spoolFile(digest))) ?? 0
+      const atMs = (await modifiedAtMs(paths.spoolFile(digest, sender))) ?? 0
       if (clock.now() - atMs < ageMs) continue
       if ((await this.remove(digest)) > 0) count++
     }
@@ -147,10 +166,12 @@ export class SpoolDirectory {
 
   async #drop(digest: Digest): Promise<void> {
     const { paths } = this.#deps
-    const sizeBytes = this.partBytes(digest)
-    if (!this.#parts.delete(digest)) return
+    const part = this.#parts.get(digest)
+    if (!part) return
+    const { sender, sizeBytes } = part
+    this.#parts.delete(digest)
     this.#droppingBytes += sizeBytes
-    const dropping = discardFile(paths.spoolFile(digest), paths.temporary)
+    const dropping = discardFile(paths.spoolFile(digest, sender), paths.temporary)
     this.#dropping.set(digest, dropping)
     try {
       await dropping
@@ -161,12 +182,15 @@ export class SpoolDirectory {
   }
 
   /** @param atMs when it was written last, if the file need not tell. @returns false when there is nothing in it */
-  async #note(digest: Digest, atMs?: number): Promise<boolean> {
-    const file = this.#deps.paths.spoolFile(digest)
+  async #note(
+    { digest, sender }: Pick<PartFile, 'digest' | 'sender'>,
+    atMs?: number,
+  ): Promise<boolean> {
+    const file = this.#deps.paths.spoolFile(digest, sender)
     try {
       const { mtimeMs, size } = await stat(file)
-      if (size > 0)
-        this.#parts.set(digest, { digest, sizeBytes: size, lastUsedMs: atMs ?? mtimeMs })
+      const part = { digest, sender, sizeBytes: size, lastUsedMs: atMs ?? mtimeMs }
+      if (size > 0) this.#parts.set(digest, part)
       return size > 0
     } catch (error) {
       if (isAbsent(error)) return false
@@ -175,7 +199,8 @@ export class SpoolDirectory {
   }
 }
 
-function digestOfPart(name: string): Digest | undefined {
-  const match = PART_FILE.exec(name)
-  return match ? parseDigest(`${match[1]}:${match[2]}`) : undefined
+function parsePart(name: string): Pick<PartFile, 'digest' | 'sender'> | undefined {
+  const [, algorithm, hex, sender] = PART_FILE.exec(name) ?? []
+  const digest = parseDigest(`${algorithm}:${hex}`)
+  return digest && { digest, sender: sender as SenderId }
 }

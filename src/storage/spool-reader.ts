@@ -6,9 +6,18 @@ import type { ByteSource } from './byte-source.ts'
 /** Of one reader: what it was given last stays valid while it asks for more (see ByteSource). */
 const HELD_MAX = 2
 
+export interface ReadOptions {
+  /** Nothing is given before all of it is verified. */
+  readonly waitsForTheWhole: boolean
+}
+
 export interface SpoolView {
   /** @returns bytes; or a view, which the reader holds; undefined when it has to wait */
-  readAt(position: number, scratch: Buffer): Promise<Buffer> | BlockView | undefined
+  readAt(
+    position: number,
+    scratch: Buffer,
+    options: ReadOptions,
+  ): Promise<Buffer> | BlockView | undefined
   letGo(block: Block): void
   onMove(): void
   onClose(reader: SpoolReader): void
@@ -20,6 +29,7 @@ export class SpoolReader implements ByteSource {
   #wake: (() => void) | undefined
   #reading = false
   #closed = false
+  #waitsForTheWhole = false
   #failure: Error | undefined
   readonly #held: Block[] = []
 
@@ -41,7 +51,8 @@ export class SpoolReader implements ByteSource {
       for (;;) {
         if (this.#failure) throw this.#failure
         if (this.#closed) throw new Error('the reader is closed')
-        const found = this.#view.readAt(position, scratch)
+        const waitsForTheWhole = this.#waitsForTheWhole
+        const found = this.#view.readAt(position, scratch, { waitsForTheWhole })
         if (found instanceof Promise) return await found
         if (found) {
           this.#held.push(found.block)
@@ -55,6 +66,12 @@ export class SpoolReader implements ByteSource {
       this.#reading = false
       if (this.#closed) this.#end()
     }
+  }
+
+  /** From now on it gives nothing before all of the spool is verified. @returns itself */
+  waitForTheWhole(): this {
+    this.#waitsForTheWhole = true
+    return this
   }
 
   /** Ends the reading for a reason. */

@@ -4,6 +4,7 @@
 //  - readers see bytes only after the file has them, in order; the newest are also kept in memory, so that a
 //    herd that reads side by side costs one buffer and no file reads;
 //  - the last byte is held back until the whole has been verified, so nobody gets a complete wrong blob;
+//  - so is all that an earlier attempt left, from whoever would need nothing after it: see `isDoubtful`;
 //  - a small blob never touches the spool file: it lives in memory until it is stored;
 //  - when the disk fails, the bytes go on through memory at the pace of the slowest reader: the blob is not
 //    kept, but it is served.
@@ -13,12 +14,12 @@ import type { Clock, CancelTimer } from '../clock.ts'
 import { hexOf, type Digest } from '../oci/digest.ts'
 import { BLOCK_BYTES, BlockWindow, type BlockView } from './block-window.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
-import type { Digester } from './digester.ts'
 import type { FileContent } from './filesystem.ts'
 import { StorageError } from './filesystem.ts'
 import { AbandonedError, ContentMismatchError } from './spool-error.ts'
 import { SpoolHash } from './spool-hash.ts'
-import { SpoolReader, SpoolReaders } from './spool-reader.ts'
+import type { SpoolDeps, SpoolOptions } from './spool-options.ts'
+import { SpoolReader, SpoolReaders, type ReadOptions } from './spool-reader.ts'
 
 /** Bytes are passed on a block at a time, or after this time, so that a slow upstream's are passed on soon. */
 const FLUSH_INTERVAL_MS = 10
@@ -33,23 +34,6 @@ const LAGGARD_WAIT_MS = 10_000
 /** Held back until the digest is verified. */
 const HELD_BYTES = 1
 
-export interface SpoolDeps {
-  readonly clock: Clock
-  readonly digester: Digester
-  /** Called once, when the disk takes no more bytes; the download goes on without it. */
-  readonly onStorageFailure: (error: StorageError) => void
-}
-
-export interface SpoolOptions {
-  readonly digest: Digest
-  /** Undefined: not announced; the end of the download decides. */
-  readonly sizeBytes: number | undefined
-  /** Undefined: nothing is to be kept; the bytes pass through memory at the pace of the slowest reader. */
-  readonly file: string | undefined
-  /** Bytes that an earlier attempt left in the file; they are verified with the rest. */
-  readonly resumedBytes: number
-}
-
 export class Spool {
   readonly #clock: Clock
   readonly #onStorageFailure: (error: StorageError) => void
@@ -59,6 +43,8 @@ export class Spool {
   readonly #handle: FileHandle | undefined
   readonly #hash: SpoolHash
   #sizeBytes: number | undefined
+  /** Of an earlier attempt. */
+  readonly #resumedBytes: number
   /** Readers may see these. */
   #publishedBytes: number
   /** The file has these. Falls behind when the disk fails. */
@@ -82,7 +68,7 @@ export class Spool {
     this.#options = options
     this.#handle = handle
     this.#sizeBytes = options.sizeBytes
-    const resumedBytes = handle ? options.resumedBytes : 0
+    const resumedBytes = (this.#resumedBytes = handle ? options.resumedBytes : 0)
     this.#window = new BlockWindow(resumedBytes)
     this.#publishedBytes = this.#fileBytes = resumedBytes
     const file = handle ? options.file : undefined
@@ -139,6 +125,12 @@ export class Spool {
   /** Whether it ended, well or badly. */
   get isOver(): boolean {
     return this.#failure !== undefined || this.#writerDone
+  }
+
+  /** Whether this range has bytes of an earlier attempt, and would be complete before anything is verified. */
+  isDoubtful(first: number, last: number): boolean {
+    if (this.#verified || first >= this.#resumedBytes) return false
+    return last < (this.#sizeBytes ?? Infinity) - HELD_BYTES
   }
 
   /** Whether the disk is to have the bytes, and has not refused so far. */
@@ -240,7 +232,7 @@ export class Spool {
   reader(): SpoolReader | undefined {
     if (!this.isJoinable) return undefined
     const reader = new SpoolReader({
-      readAt: (at, scratch) => this.#readAt(at, scratch),
+      readAt: (at, scratch, options) => this.#readAt(at, scratch, options),
       letGo: (block) => this.#window.letGo(block),
       onMove: () => this.#readerMoved?.(),
       onClose: (closed) => {
@@ -255,11 +247,14 @@ export class Spool {
   }
 
   /** @returns undefined when the reader has to wait */
-  #readAt(position: number, scratch: Buffer): BlockView | Promise<Buffer> | undefined {
+  #readAt(
+    position: number,
+    scratch: Buffer,
+    { waitsForTheWhole }: ReadOptions,
+  ): BlockView | Promise<Buffer> | undefined {
     if (this.#failure instanceof ContentMismatchError) throw this.#failure
-    const readableBytes = this.#verified
-      ? this.#publishedBytes
-      : Math.min(this.#publishedBytes, (this.#sizeBytes ?? this.#publishedBytes) - HELD_BYTES)
+    const heldFrom = waitsForTheWhole ? 0 : (this.#sizeBytes ?? this.#publishedBytes) - HELD_BYTES
+    const readableBytes = Math.min(this.#publishedBytes, this.#verified ? Infinity : heldFrom)
     if (position >= readableBytes) {
       if (this.#failure) throw this.#failure
       return undefined

@@ -10,7 +10,7 @@ import { beforeAll, describe, expect, it } from 'vitest'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet, type RawResponse } from '../support/http-client.ts'
 import { blobOf, type TestBlob } from '../support/images.ts'
-import { blobFile } from '../support/layover.ts'
+import { blobFile, partFile } from '../support/layover.ts'
 import { waitFor } from '../support/wait-for.ts'
 import { Cache, IS_COMPARISON } from './support/cache.ts'
 import { withSyscallFault, type SyscallFault } from './support/syscall-fault.ts'
@@ -53,7 +53,7 @@ function push(seed: string, sizeBytes: number): Target {
   const hex = blob.digest.slice('sha256:'.length)
   const data = join(root, blobFile(blob.digest))
   const link = join(root, `docker/registry/v2/repositories/${NAME}/_layers/sha256/${hex}/link`)
-  const part = join(root, `layover/spool/sha256-${hex}.part`)
+  const part = join(root, partFile(blob.digest, upstream))
   return { blob, data, part, link, directory: dirname(data), linkDirectory: dirname(link) }
 }
 

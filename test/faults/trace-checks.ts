@@ -78,7 +78,7 @@ async function partDeviations(name: string, scene: Scene, station: Station): Pro
   const file = join(station.layover.rootDirectory, 'layover/spool', name)
   const bytes = await readFile(file).catch(() => undefined)
   if (!bytes) return []
-  if (name !== `${scene.blob.digest.replace(':', '-')}.part`) return [`the spool has ${name}`]
+  if (!name.startsWith(`${scene.blob.digest.replace(':', '-')}-`)) return [`the spool has ${name}`]
   const beginning = scene.blob.bytes.subarray(0, bytes.length)
   return beginning.equals(bytes) ? [] : ['the part that is left is not how the blob begins']
 }

@@ -4,15 +4,11 @@ import { open, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { Fault, FaultName } from '../support/fake-upstream-faults.ts'
-import { blobFile, startLayover, type Layover } from '../support/layover.ts'
+import { blobFile, partFile, startLayover } from '../support/layover.ts'
 import { blobOf, buildImage } from '../support/images.ts'
 
 const NAME = 'library/alpine'
 const MIB = 1024 * 1024
-
-function partFile(layover: Layover, digest: string): string {
-  return join(layover.rootDirectory, 'layover/spool', `${digest.replace(':', '-')}.part`)
-}
 
 describe('a download that breaks', () => {
   const breaks: [string, FaultName | Fault][] = [
@@ -116,7 +112,7 @@ describe('a download that is given up', () => {
     expect(answer.body.equals(blob.bytes.subarray(0, answer.body.length))).toBe(true)
     expect(answer.body.length).toBeGreaterThan(0)
     expect(await layover.files('docker')).toEqual([])
-    const { size } = await stat(partFile(layover, blob.digest))
+    const { size } = await stat(join(layover.rootDirectory, partFile(blob.digest, upstream)))
     expect(size).toBeGreaterThanOrEqual(MIB)
     expect(size).toBeLessThanOrEqual(2 * MIB)
 
@@ -243,7 +239,7 @@ describe('wrong bytes', () => {
     client.leave()
     await layover.stop()
     gate.release()
-    const file = await open(partFile(layover, blob.digest), 'r+')
+    const file = await open(join(layover.rootDirectory, partFile(blob.digest, upstream)), 'r+')
     await file.write(Buffer.alloc(16), 0, 16, 1000)
     await file.close()
     await layover.start()

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { FakeUpstream } from '../support/fake-upstream.ts'
 import { FakeClock } from '../support/fake-clock.ts'
-import { startLayover, type Layover } from '../support/layover.ts'
+import { partFile, startLayover, type Layover } from '../support/layover.ts'
 import { blobOf, buildImage, type TestBlob } from '../support/images.ts'
 import { waitFor } from '../support/wait-for.ts'
 
@@ -110,8 +110,8 @@ async function startWithPart(
   const blob = blobOf(2 * MIB, 'complete part')
   upstream.addBlob(NAME, blob)
   await layover.stop()
-  const part = `layover/spool/${blob.digest.replace(':', '-')}.part`
-  await writeFile(join(layover.rootDirectory, part), change(blob.bytes))
+  const part = join(layover.rootDirectory, partFile(blob.digest, upstream))
+  await writeFile(part, change(blob.bytes))
   await layover.start()
   return { layover, upstream, blob, path: `/v2/${NAME}/blobs/${blob.digest}` }
 }

@@ -21,6 +21,7 @@ import {
   type TestManifest,
 } from '../support/images.ts'
 import { OTHER_REPOSITORY, REPOSITORY, openVolume, type VolumeRig } from '../support/volume-rig.ts'
+import { SENDER } from '../support/spool-rig.ts'
 
 const KIB = 1024
 const MAX_SIZE_BYTES = 2_500 * KIB
@@ -265,12 +266,17 @@ class Model {
     const blob = blobOf(sizeBytes, `broken ${this.#broken++}`)
     const room = await budget.reserve(sizeBytes + 32 * KIB)
     if (!room) return
-    const options = { sizeBytes: sizeBytes + 100 * KIB, resumedBytes: 0, isKept: true }
+    const options = {
+      sender: SENDER,
+      sizeBytes: sizeBytes + 100 * KIB,
+      resumedBytes: 0,
+      isKept: true,
+    }
     const spool = await spools.open(blob.digest, options)
     await spool.append(blob.bytes)
     spool.fail(new Error('the upstream went away'))
     await spool.release()
-    await spools.giveBack(spool)
+    await spools.giveBack(spool, { sender: SENDER })
     room.release()
   }
 

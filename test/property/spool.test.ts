@@ -11,6 +11,7 @@ import { FakeClock } from '../support/fake-clock.ts'
 import { bytesOf } from '../support/images.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
 import { nextTurn, waitFor, within } from '../support/wait-for.ts'
+import { SENDER } from '../support/spool-rig.ts'
 
 const SIZE_MAX_BYTES = 3 * 1024 * 1024
 const SOURCE = bytesOf(SIZE_MAX_BYTES, 'property')
@@ -146,7 +147,7 @@ describe('a spool', () => {
           {
             digest,
             sizeBytes: plan.isAnnounced ? plan.sizeBytes : undefined,
-            file: plan.isKept ? paths.spoolFile(digest) : undefined,
+            file: plan.isKept ? paths.spoolFile(digest, SENDER) : undefined,
             resumedBytes: 0,
           },
         )

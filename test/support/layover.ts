@@ -6,7 +6,9 @@ import { readdir } from 'node:fs/promises'
 import { join } from 'node:path'
 import { onTestFinished } from 'vitest'
 import { systemClock, type Clock } from '../../src/clock.ts'
+import { senderOf } from '../../src/cache/upstream.ts'
 import { loadConfiguration } from '../../src/config/load.ts'
+import type { Digest } from '../../src/oci/digest.ts'
 import { startService, type Service } from '../../src/service.ts'
 import { createLogger } from '../../src/telemetry/logger.ts'
 import { startFakeUpstream, type FakeUpstream, type FakeUpstreamOptions } from './fake-upstream.ts'
@@ -257,4 +259,10 @@ export class Layover {
 export function blobFile(digest: string): string {
   const [algorithm = '', hex = ''] = digest.split(':')
   return `docker/registry/v2/blobs/${algorithm}/${hex.slice(0, 2)}/${hex}/data`
+}
+
+/** Of what the main upstream has sent, relative to the root. */
+export function partFile(digest: Digest, { url }: Pick<FakeUpstream, 'url'>): string {
+  const sender = senderOf({ name: new URL(url).host, storedPrefix: '' })
+  return `layover/spool/${digest.replace(':', '-')}-${sender}.part`
 }

@@ -7,12 +7,15 @@ import { BlobStore } from '../../src/storage/blob-store.ts'
 import type { ByteSource } from '../../src/storage/byte-source.ts'
 import type { Digester } from '../../src/storage/digester.ts'
 import type { StorageError } from '../../src/storage/filesystem.ts'
-import { StoragePaths } from '../../src/storage/paths.ts'
+import { senderIdOf, StoragePaths } from '../../src/storage/paths.ts'
 import { Spool } from '../../src/storage/spool.ts'
 import { makeDigester, makeBlobStore } from './storage-thread.ts'
 import { FakeClock } from './fake-clock.ts'
 import { makeTempDirectory } from './temp-directory.ts'
 import { nextTurn, waitFor, within } from './wait-for.ts'
+
+/** Of all parts, where it does not matter. */
+export const SENDER = senderIdOf('hub')
 
 export interface SpoolRigOptions {
   /** What the upstream is going to send. */
@@ -52,7 +55,7 @@ export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
     {
       digest,
       sizeBytes: 'sizeBytes' in options ? options.sizeBytes : bytes.length,
-      file: isKept ? paths.spoolFile(digest) : undefined,
+      file: isKept ? paths.spoolFile(digest, SENDER) : undefined,
       resumedBytes,
     },
   )

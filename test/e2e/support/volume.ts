@@ -45,7 +45,7 @@ export function readVolume(rootDirectory: string): Volume {
   const spool = join(rootDirectory, 'layover/spool')
   const parts = filesBelow(spool).map(
     (name) =>
-      [name.replace('-', ':').replace('.part', ''), statSync(join(spool, name)).size] as const,
+      [name.replace('-', ':').replace(/-.*/, ''), statSync(join(spool, name)).size] as const,
   )
   const temporary = filesBelow(join(rootDirectory, 'layover/temporary'))
   return { blobs, links, tags, parts: new Map(parts), temporary }

@@ -19,6 +19,7 @@ import {
   openVolume,
   type VolumeRig,
 } from '../../support/volume-rig.ts'
+import { SENDER } from '../../support/spool-rig.ts'
 
 const KIB = 1024
 const SECOND_MS = 1_000
@@ -316,12 +317,17 @@ describe('what is pinned', () => {
 /** What a broken download leaves, as old as the clock says. */
 async function leavePart(rig: VolumeRig, blob: TestBlob, sizeBytes: number): Promise<void> {
   await mkdir(rig.paths.spool, { recursive: true })
-  const options = { sizeBytes: 2 * blob.bytes.length + 100 * KIB, resumedBytes: 0, isKept: true }
+  const options = {
+    sender: SENDER,
+    sizeBytes: 2 * blob.bytes.length + 100 * KIB,
+    resumedBytes: 0,
+    isKept: true,
+  }
   const spool = await rig.spools.open(blob.digest, options)
   await spool.append(blob.bytes.subarray(0, sizeBytes))
   spool.fail(new Error('the upstream went away'))
   await spool.release()
-  await rig.spools.giveBack(spool)
+  await rig.spools.giveBack(spool, { sender: SENDER })
 }
 
 describe('what broken downloads have left', () => {
@@ -350,7 +356,7 @@ describe('what broken downloads have left', () => {
     const rig = await openVolume()
     const part = blobOf(90 * KIB, 'claimed')
     await leavePart(rig, part, 80 * KIB)
-    expect(rig.spools.claim(part.digest)).toBe(80 * KIB)
+    expect(rig.spools.claim(part.digest, SENDER)).toBe(80 * KIB)
     expect(await rig.evictor.makeRoom(1)).toBe(0)
     expect(rig.spools.partBytesTotal).toBe(80 * KIB)
     rig.spools.unclaim(part.digest)

@@ -4,12 +4,13 @@ import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import type { Digest } from '../../../src/oci/digest.ts'
 import type { StorageError } from '../../../src/storage/filesystem.ts'
-import { StoragePaths } from '../../../src/storage/paths.ts'
+import { senderIdOf, StoragePaths } from '../../../src/storage/paths.ts'
 import { SpoolDirectory } from '../../../src/storage/spool-directory.ts'
 import { makeDigester, makeBlobStore } from '../../support/storage-thread.ts'
 import { FAKE_EPOCH_MS, FakeClock } from '../../support/fake-clock.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory, removeDirectory } from '../../support/temp-directory.ts'
+import { SENDER } from '../../support/spool-rig.ts'
 
 const KIB = 1024
 const HOUR_MS = 3_600_000
@@ -35,7 +36,7 @@ async function makeSpools(root?: string) {
 
 /** Leaves a part file as an earlier process would have. */
 async function leavePart(paths: StoragePaths, digest: Digest, bytes: Uint8Array, ageMs = 0) {
-  const file = paths.spoolFile(digest)
+  const file = paths.spoolFile(digest, SENDER)
   await mkdir(paths.spool, { recursive: true })
   await writeFile(file, bytes)
   const modifiedAt = new Date(FAKE_EPOCH_MS - ageMs)
@@ -78,13 +79,59 @@ describe('at start', () => {
   it('is not stopped by directories where files should be', async () => {
     const { paths, spools } = await makeSpools()
     const { digest } = blobOf(10, 'directory')
-    await mkdir(path.join(paths.spoolFile(digest), 'inner'), { recursive: true })
+    await mkdir(path.join(paths.spoolFile(digest, SENDER), 'inner'), { recursive: true })
     await mkdir(path.join(paths.spool, 'lost+found'))
     await mkdir(path.join(paths.temporary, 'directory', 'inner'), { recursive: true })
     await spools.start()
     expect(spools.partBytes(digest)).toBe(0)
     expect(await readdir(paths.spool)).toEqual([])
     expect(await readdir(paths.temporary)).toEqual([])
+  })
+})
+
+describe('a part', () => {
+  const other = senderIdOf('another upstream')
+
+  it('is given to the upstream that has sent it, and to no other one', async () => {
+    const { paths, spools } = await makeSpools()
+    const { bytes, digest } = blobOf(400 * KIB, 'claimed')
+    await leavePart(paths, digest, bytes.subarray(0, 1000))
+    await spools.start()
+    expect(spools.claim(digest, other)).toBe(0)
+    expect(spools.parts()).toHaveLength(1)
+    expect(spools.claim(digest, SENDER)).toBe(1000)
+    expect(spools.parts()).toEqual([])
+  })
+
+  it('gives way to a download from another upstream, and is counted until then', async () => {
+    const { paths, spools } = await makeSpools()
+    const { bytes, digest } = blobOf(400 * KIB, 'replaced')
+    await leavePart(paths, digest, Buffer.alloc(500 * KIB))
+    await spools.start()
+    expect(spools.partBytesTotal).toBe(500 * KIB)
+    const options = { sender: other, sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
+    const spool = await spools.open(digest, options)
+    expect(spools.partBytesTotal).toBe(0)
+    await spool.append(bytes.subarray(0, 300 * KIB))
+    spool.fail(new Error('the upstream went away'))
+    await spool.release()
+    await spools.giveBack(spool, { sender: other })
+    expect([spools.claim(digest, SENDER), spools.claim(digest, other)]).toEqual([0, 300 * KIB])
+    expect(await readdir(paths.spool)).toEqual([path.basename(paths.spoolFile(digest, other))])
+  })
+
+  it('is not kept when it is doubtful', async () => {
+    const { paths, spools } = await makeSpools()
+    await spools.start()
+    const { bytes, digest } = blobOf(400 * KIB, 'doubtful')
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
+    const spool = await spools.open(digest, options)
+    await spool.append(bytes.subarray(0, 300 * KIB))
+    spool.fail(new Error('the upstream went away'))
+    await spool.release()
+    await spools.giveBack(spool, { sender: SENDER, isDoubtful: true })
+    expect(spools.partBytes(digest)).toBe(0)
+    expect(await readdir(paths.spool)).toEqual([])
   })
 })
 
@@ -95,7 +142,12 @@ describe('a download', () => {
     await leavePart(paths, digest, bytes.subarray(0, 150_000))
     await spools.start()
     const resumedBytes = spools.partBytes(digest)
-    const spool = await spools.open(digest, { sizeBytes: bytes.length, resumedBytes, isKept: true })
+    const spool = await spools.open(digest, {
+      sender: SENDER,
+      sizeBytes: bytes.length,
+      resumedBytes,
+      isKept: true,
+    })
     expect(spool.receivedBytes).toBe(150_000)
     expect(spools.partBytes(digest)).toBe(0)
     await spool.append(bytes.subarray(150_000))
@@ -111,12 +163,12 @@ describe('a download', () => {
     const { bytes, digest } = blobOf(400 * KIB, 'again')
     await leavePart(paths, digest, Buffer.alloc(500 * KIB))
     await spools.start()
-    const options = { sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
     const spool = await spools.open(digest, options)
     await spool.append(bytes)
     await spool.finish()
     await spool.release()
-    expect((await readFile(paths.spoolFile(digest))).equals(bytes)).toBe(true)
+    expect((await readFile(paths.spoolFile(digest, SENDER))).equals(bytes)).toBe(true)
   })
 
   it('that is not kept leaves the files of others alone', async () => {
@@ -124,7 +176,7 @@ describe('a download', () => {
     const { bytes, digest } = blobOf(400 * KIB, 'beside')
     await leavePart(paths, digest, bytes.subarray(0, 1000))
     await spools.start()
-    const options = { sizeBytes: bytes.length, resumedBytes: 0, isKept: false }
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 0, isKept: false }
     const spool = await spools.open(digest, options)
     expect(spool.isKept).toBe(false)
     await spool.append(bytes)
@@ -138,17 +190,17 @@ describe('a download', () => {
     const { paths, spools } = await makeSpools()
     await spools.start()
     const { bytes, digest } = blobOf(700 * KIB, 'broken')
-    const options = { sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
     const spool = await spools.open(digest, options)
     await spool.append(bytes.subarray(0, 600 * KIB))
     spool.fail(new Error('the upstream went away'))
     await spool.release()
-    await spools.giveBack(spool)
+    await spools.giveBack(spool, { sender: SENDER })
     const partBytes = spools.partBytes(digest)
     expect(partBytes).toBe(600 * KIB)
-    expect((await readFile(paths.spoolFile(digest))).equals(bytes.subarray(0, partBytes))).toBe(
-      true,
-    )
+    expect(
+      (await readFile(paths.spoolFile(digest, SENDER))).equals(bytes.subarray(0, partBytes)),
+    ).toBe(true)
     const next = await makeSpools(paths.root)
     await next.spools.start()
     expect(next.spools.partBytes(digest)).toBe(partBytes)
@@ -158,12 +210,12 @@ describe('a download', () => {
     const { paths, spools } = await makeSpools()
     await spools.start()
     const { digest } = blobOf(200 * KIB, 'right')
-    const options = { sizeBytes: 200 * KIB, resumedBytes: 0, isKept: true }
+    const options = { sender: SENDER, sizeBytes: 200 * KIB, resumedBytes: 0, isKept: true }
     const spool = await spools.open(digest, options)
     await spool.append(blobOf(200 * KIB, 'wrong').bytes)
     await expect(spool.finish()).rejects.toThrow('hash to')
     await spool.release()
-    await spools.giveBack(spool)
+    await spools.giveBack(spool, { sender: SENDER })
     expect(spools.partBytes(digest)).toBe(0)
     expect(await readdir(paths.spool)).toEqual([])
   })
@@ -172,12 +224,12 @@ describe('a download', () => {
     const { paths, spools } = await makeSpools()
     await spools.start()
     const { bytes, digest } = blobOf(KIB, 'small')
-    const options = { sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 0, isKept: true }
     const spool = await spools.open(digest, options)
     await spool.append(bytes.subarray(0, 10))
     spool.fail(new Error('the upstream went away'))
     await spool.release()
-    await spools.giveBack(spool)
+    await spools.giveBack(spool, { sender: SENDER })
     expect(spools.partBytes(digest)).toBe(0)
     expect(await readdir(paths.spool)).toEqual([])
   })
@@ -212,11 +264,11 @@ describe('purging', () => {
     await leavePart(paths, digest, bytes.subarray(0, 1000), 2 * HOUR_MS)
     await spools.start()
     const purged = spools.purge(HOUR_MS)
-    const options = { sizeBytes: bytes.length, resumedBytes: 1000, isKept: true }
+    const options = { sender: SENDER, sizeBytes: bytes.length, resumedBytes: 1000, isKept: true }
     const spool = await spools.open(digest, options)
     expect(await purged).toBe(0)
     expect(await spools.purge(HOUR_MS)).toBe(0)
-    expect(existsSync(paths.spoolFile(digest))).toBe(true)
+    expect(existsSync(paths.spoolFile(digest, SENDER))).toBe(true)
     await spool.release()
   })
 

@@ -17,6 +17,7 @@ import {
   openSpool,
   passOn,
   readRange,
+  SENDER,
 } from '../../support/spool-rig.ts'
 import { makeStalledDigester } from '../../support/storage-thread.ts'
 import { waitFor, within } from '../../support/wait-for.ts'
@@ -278,7 +279,7 @@ describe('a download that is not to be kept', () => {
     await spool.release()
     expect(failures).toEqual([])
     expect(spool.isKept).toBe(false)
-    expect(existsSync(paths.spoolFile(spool.digest))).toBe(false)
+    expect(existsSync(paths.spoolFile(spool.digest, SENDER))).toBe(false)
   })
 
   it('is given up when nobody reads it', async () => {

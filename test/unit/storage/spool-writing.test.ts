@@ -13,6 +13,7 @@ import {
   openSpool,
   passOn,
   readRange,
+  SENDER,
 } from '../../support/spool-rig.ts'
 import { waitFor, within } from '../../support/wait-for.ts'
 
@@ -178,7 +179,7 @@ describe('a small blob', () => {
     await feed(spool, bytes)
     await spool.finish()
     expect(spool.wholeInMemory()).toBeUndefined()
-    expectSame(await readFile(paths.spoolFile(spool.digest)), bytes)
+    expectSame(await readFile(paths.spoolFile(spool.digest, SENDER)), bytes)
     await spool.release()
   })
 })

@@ -14,6 +14,7 @@ import {
   join,
   openSpool,
   readRange,
+  SENDER,
 } from '../../support/spool-rig.ts'
 import { waitFor, within } from '../../support/wait-for.ts'
 
@@ -110,7 +111,7 @@ describe('readers', () => {
     expectSame(await readRange(early, { to: bytes.length }), bytes)
     await waitFor('the spool to close', () => !spool.isJoinable)
     expect(spool.reader()).toBeUndefined()
-    expect(existsSync(paths.spoolFile(spool.digest))).toBe(false)
+    expect(existsSync(paths.spoolFile(spool.digest, SENDER))).toBe(false)
   })
 })
 
@@ -208,7 +209,7 @@ describe('a resumed download', () => {
   const part = bytes.subarray(0, MIB + 333)
 
   const prepare = (paths: StoragePaths, digest: Digest): Promise<void> =>
-    writeFile(paths.spoolFile(digest), part)
+    writeFile(paths.spoolFile(digest, SENDER), part)
 
   it('serves what was there at once, and verifies it with the rest', async () => {
     const { spool, store } = await openSpool({ bytes, prepare, resumedBytes: part.length })
@@ -225,7 +226,7 @@ describe('a resumed download', () => {
 
   it('may have been complete but for the check', async () => {
     const whole = (paths: StoragePaths, digest: Digest): Promise<void> =>
-      writeFile(paths.spoolFile(digest), bytes)
+      writeFile(paths.spoolFile(digest, SENDER), bytes)
     const { spool } = await openSpool({ bytes, prepare: whole, resumedBytes: bytes.length })
     const all = readRange(join(spool), { to: bytes.length })
     expect(await isStillWaiting(all)).toBe(true)
@@ -236,7 +237,7 @@ describe('a resumed download', () => {
 
   it('of wrong bytes fails like any other', async () => {
     const wrong = (paths: StoragePaths, digest: Digest): Promise<void> =>
-      writeFile(paths.spoolFile(digest), Buffer.alloc(part.length))
+      writeFile(paths.spoolFile(digest, SENDER), Buffer.alloc(part.length))
     const { spool } = await openSpool({ bytes, prepare: wrong, resumedBytes: part.length })
     const all = expect(readRange(join(spool), { to: bytes.length })).rejects.toThrow(
       ContentMismatchError,
