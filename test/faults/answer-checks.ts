@@ -3,7 +3,7 @@
 
 import type { RawResponse } from '../support/http-client.ts'
 import type { Asked, Seen } from './asking.ts'
-import { BLOB_BYTES } from './fault-row.ts'
+import { BLOB_BYTES, meaningOf } from './fault-row.ts'
 import { errorCodeOf, expectedOf, type Expected, type Part } from './expectation.ts'
 import type { Cell } from './matrix.ts'
 import type { Right, Scene } from './scene.ts'
@@ -27,17 +27,18 @@ export function answerDeviations(cell: Cell, scene: Scene, { seen }: Asked): str
   return [...new Set(all)]
 }
 
-/** An answer after the fault. */
+/** An answer after the fault. @param part that was asked for; undefined: the whole */
 export function recoveryDeviations(
   response: RawResponse,
-  { right, scene }: { right: Right; scene: Scene },
+  { part, right, scene }: { part?: Part | undefined; right: Right; scene: Scene },
 ): string[] {
-  const one: Seen = { response, part: undefined, method: 'GET' }
+  const one: Seen = { response, part, method: 'GET' }
   const found = promiseDeviations(one, scene)
-  if (response.status !== 200) found.push(`is ${statusOf(one)}`)
+  if (response.status !== (part ? 206 : 200)) found.push(`is ${statusOf(one)}`)
   else if (response.ending !== 'complete') found.push(`ends by ${response.ending}`)
   else if (!isRight(one, right)) found.push('has other content')
-  return found.map((deviation) => `the next request ${deviation}`)
+  const what = part ? 'the next request for a range' : 'the next request'
+  return found.map((deviation) => `${what} ${deviation}`)
 }
 
 /** For people: what a client saw. */
@@ -181,7 +182,8 @@ function shortDeviations(one: Seen, cell: Cell, scene: Scene): string[] {
   const found: string[] = []
   if (body.length >= Number(response.header('content-length'))) found.push('is not short')
   const right = scene.right('upstream')
-  const mayBeWrong = cell.row.means.is === 'wrong' || cell.row.meansAt?.blob?.is === 'wrong'
+  const { is } = meaningOf(cell.row, 'blob')
+  const mayBeWrong = is === 'wrong' || cell.row.leavesWrong === true
   if (mayBeWrong || !('bytes' in right)) return found
   const start = part?.first ?? 0
   const beginning = right.bytes.subarray(start, start + body.length)

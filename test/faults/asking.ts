@@ -31,6 +31,8 @@ export interface Asked {
 }
 
 export const MIDDLE: Part = { first: 100_000, last: 399_999 }
+/** Of every part that a download has left. */
+export const BEGINNING: Part = { first: 0, last: 19_999 }
 const GROUP = 5
 const GROUPS_LATER = 3
 /** Of the next answer of the upstream, read by a slow client in one turn of the event loop. */
@@ -175,7 +177,7 @@ export class Asking {
   }
 }
 
-function rangeOf(part: Part | undefined): RawRequestOptions {
+export function rangeOf(part: Part | undefined): RawRequestOptions {
   if (!part) return {}
   const last = part.last === BLOB_BYTES - 1 ? '' : part.last
   return { headers: { Range: `bytes=${part.first}-${last}` } }

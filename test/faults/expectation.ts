@@ -4,6 +4,7 @@
 //  3. What the upstream does not have, or does not let us have, is 404, also if it is cached: it is gone.
 //  4. While the upstream cannot be asked, what is cached is served and marked; else 503, with when to ask again.
 //  5. A body that cannot be completed, or is wrong, ends by FIN short of its length: never clean, never reset.
+//     What an earlier download has left completes no answer before the whole is verified.
 //  6. A part of a blob is served as soon as it is there. One that ends before the blob does cannot be verified
 //     before it is sent; one that is beyond the end of a false blob is not refused for good.
 
@@ -27,6 +28,8 @@ export interface Expected {
 
 /** What a client is told to wait if the upstream does not say. */
 const RETRY_AFTER_DEFAULT_S = 5
+/** The least that the part on disk has when a cell begins: more than what stands before the middle. */
+export const PART_MIN_BYTES = 120_000
 /** The most that the part on disk has when a cell begins. */
 export const PART_MAX_BYTES = 200_000
 /** A tag that is not there is not asked for again for so long. */
@@ -49,10 +52,18 @@ export function expectedOf(cell: Cell, part?: Part): Expected {
       if (state === 'stale' || state === 'moved') return { outcome: 'content', source: 'stale' }
       return { outcome: 'unavailable', retryAfterS: meaning.retryAfterS ?? RETRY_AFTER_DEFAULT_S }
     case 'cut':
+      if (isHeldBack(cell, part)) return { outcome: 'short' }
       return cutShort(part, arrivingBytes(cell, meaning.arrivesBytes))
     case 'wrong':
+      if (isHeldBack(cell, part) && meaning.announcedBytes >= BLOB_BYTES)
+        return { outcome: 'short' }
       return wrong(part, meaning)
   }
+}
+
+/** Whether it begins in the part on disk: then it comes with the verification, or not at all. */
+function isHeldBack({ state }: Cell, part: Part | undefined): boolean {
+  return state === 'part' && part !== undefined && part.first < PART_MIN_BYTES
 }
 
 /** Whether the fault meets an answer that is needed. */

@@ -90,6 +90,8 @@ export interface FaultRow {
   readonly holdsToken?: true
   /** The download breaks when everything before the break has been taken; else a break may take it along. */
   readonly breaksLate?: true
+  /** Wrong bytes stay on disk that nothing tells from right ones: who asks next may find out, by an end that is short. */
+  readonly leavesWrong?: true
   /** Counters that must have moved: content that was not what its digest says, a download that went on. */
   readonly counts?: 'mismatch' | 'resume'
   /** How long clients are told the same, or an old answer, after it is over; default 0. */

@@ -14,7 +14,7 @@ import {
   type TestManifest,
 } from '../support/images.ts'
 import { waitFor } from '../support/wait-for.ts'
-import { PART_MAX_BYTES } from './expectation.ts'
+import { PART_MAX_BYTES, PART_MIN_BYTES } from './expectation.ts'
 import { BLOB_BYTES, type HostileContent, type Resource } from './fault-row.ts'
 import type { Cell } from './matrix.ts'
 import type { Station } from './station.ts'
@@ -23,8 +23,6 @@ import type { Station } from './station.ts'
 const STALE_MS = 61_000
 /** Longer than a token lives, too. */
 const TOKEN_STALE_MS = 301_000
-/** Of the part on disk, at least. */
-const PART_MIN_BYTES = 100_000
 const MANY_TAGS = 50_000
 const TAG = 'v1'
 
