@@ -4,7 +4,7 @@
 
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
-import type { Digest } from '../oci/digest.ts'
+import { matchesDigest, type Digest } from '../oci/digest.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobFile, type BlobStore } from '../storage/blob-store.ts'
 import type { DescriptorCache } from '../storage/descriptor-cache.ts'
 import type { StorageError } from '../storage/filesystem.ts'
@@ -223,7 +223,12 @@ export class BlobCache {
         this.#touch(repository, digest)
         return stored
       }
-      const { sizeBytes } = await this.#ask(asked)
+      const told = await this.#ask(asked)
+      const named = membership.namedSizeBytes(repository, digest)
+      // Of a HEAD nothing can be verified; a manifest is at least what its digest says.
+      const sizeBytes = [named, told.sizeBytes].find(
+        (each) => each !== undefined && isPossible(each, digest),
+      )
       if (sizeBytes !== undefined)
         return { sizeBytes, freshness: { outcome: 'miss', asOfMs: clock.now() } }
     } catch (error) {
@@ -267,6 +272,11 @@ export class BlobCache {
   #touch(repository: Repository, digest: Digest): void {
     this.#deps.inventory.touch({ repository: repository.storedName, digest, kind: 'blob' })
   }
+}
+
+/** No bytes have one digest alone: of all others a length of 0 says that nobody knows it. */
+function isPossible(sizeBytes: number, digest: Digest): boolean {
+  return sizeBytes !== 0 || matchesDigest(Buffer.alloc(0), digest)
 }
 
 function answerFromMemory({ bytes, storedAtMs }: HotContent): BlobAnswer {

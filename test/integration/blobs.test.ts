@@ -168,6 +168,34 @@ describe('HEAD for a blob', () => {
     expect(upstream.bytesSent(blob.digest)).toBeLessThan(MIB)
   })
 
+  it('believes no length of 0, but of what has no bytes', async () => {
+    const { layover, upstream } = await startLayover()
+    upstream.fault({ method: 'HEAD' }, { contentLength: 0 })
+    for (const sizeBytes of [300_000, 100, 0]) {
+      const blob = blobOf(sizeBytes, 'head says 0')
+      upstream.addBlob(NAME, blob)
+      const answer = await layover.head(`/v2/${NAME}/blobs/${blob.digest}`)
+      expect([answer.status, answer.header('content-length')]).toEqual([200, String(sizeBytes)])
+      // The bytes have told; of no bytes there was nothing to tell.
+      if (sizeBytes > 0) await layover.stored(blob.digest)
+      expect(upstream.count({ method: 'GET' })).toBe(sizeBytes > 0 ? 1 : 0)
+      upstream.reset()
+    }
+  })
+
+  it('tells the length that a manifest names, whatever the upstream says', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage({ layers: [200_000] })
+    upstream.addImage(NAME, '3', image)
+    await layover.get(`/v2/${NAME}/manifests/3`)
+    for (const contentLength of [0, 10]) {
+      upstream.fault({ kind: 'blob', method: 'HEAD' }, { contentLength })
+      const answer = await layover.head(`/v2/${NAME}/blobs/${image.layers[0]?.digest}`)
+      expect([answer.status, answer.header('content-length')]).toEqual([200, '200000'])
+    }
+    expect(upstream.count({ kind: 'blob', method: 'GET' })).toBe(0)
+  })
+
   it('is 404 for what the upstream does not have', async () => {
     const { layover } = await startLayover()
     const answer = await layover.head(`/v2/${NAME}/blobs/${blobOf(1, 'none').digest}`)
