@@ -105,8 +105,16 @@ export class RedisDescriptorCache implements DescriptorCache {
     const reason = error instanceof Error ? error.message : String(error)
     if (this.#reported.has(reason) || this.#reported.size >= REASONS_MAX) return
     this.#reported.add(reason)
-    this.#logger.warn({ err: error }, 'redis does not answer; blob descriptors are read from disk')
+    const what = isRefusal(reason)
+      ? 'redis refused the password: check redis.password'
+      : 'redis does not answer'
+    this.#logger.warn({ err: error }, `${what}; blob descriptors are read from disk`)
   }
+}
+
+/** Of a password that is wrong, or missing. */
+function isRefusal(reason: string): boolean {
+  return /^(WRONGPASS|NOAUTH)\b|^ERR invalid password/.test(reason)
 }
 
 function keyOf(digest: Digest): string {

@@ -226,6 +226,8 @@ suite(`when ${where} fails`, () => {
         return (await connections()) - before - questions++ >= 3
       })
       expect(rig.logged('warn')).toEqual([expect.stringContaining(reason)])
+      const advice = 'redis refused the password: check redis.password'
+      expect(rig.logged('warn').join()).toContain(advice)
       expect(rig.logged('warn').join()).not.toContain('right')
     },
   )
