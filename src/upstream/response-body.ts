@@ -47,7 +47,8 @@ export function decoded({ headers, body, url }: Answer): Readable {
     drop(body)
     throw new UpstreamError('bad-response', `${url.host} used a content encoding that is not known`)
   }
-  return pipeline(body, decoder(), ignore)
+  // It may fail before anybody reads it, or after they have left; who reads is told all the same.
+  return pipeline(body, decoder().on('error', ignore), ignore)
 }
 
 /**
