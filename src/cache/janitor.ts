@@ -34,6 +34,8 @@ const ORPHAN_AGE_MS = 60_000
 const FUTURE_MAX_MS = 60_000
 /** Put right in one sweep. */
 const FUTURE_MAX_ENTRIES = 1_000
+/** In scheduler-state.json, with a name of some length; the old file stands beside the new one for a moment. */
+const STATE_BYTES_PER_LINK = 320
 /** Of all that the cache may take. */
 const QUARANTINE_PART = 0.05
 /** Written together. */
@@ -105,8 +107,12 @@ export class Janitor {
     this.#cancelTimer?.()
     this.#cancelUrgent?.()
     await this.#running
-    const isWritten = await this.#step('could not write down last uses', () => inventory.flush())
+    const writeDown = (): Promise<boolean> =>
+      this.#step('could not write down last uses', () => inventory.flush())
+    await writeDown()
     await this.#step('could not write scheduler-state.json', () => this.#writeSchedulerState())
+    // Also what had to go for it.
+    const isWritten = await writeDown()
     // What was not removed yet has to be found again.
     if (!isWritten || !inventory.isComplete || this.#orphans.length > 0) return
     index.markComplete()
@@ -220,9 +226,13 @@ export class Janitor {
 
   /** For registry:2, should the volume go back to it. */
   async #writeSchedulerState(): Promise<void> {
-    const { index, inventory, paths, retention } = this.#deps
+    const { budget, index, inventory, logger, paths, retention } = this.#deps
     if (!inventory.isComplete) return
-    await writeSchedulerState(paths, index.links(), (name) => retention.ttlMsOf(name))
+    const isKept = await budget.keep(index.totals.links * STATE_BYTES_PER_LINK, async () => {
+      await writeSchedulerState(paths, index.links(), (name) => retention.ttlMsOf(name))
+      return true
+    })
+    if (!isKept) logger.warn('no room for scheduler-state.json; it stays as it was')
   }
 
   async #purgeLeftovers(): Promise<void> {

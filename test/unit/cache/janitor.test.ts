@@ -62,7 +62,7 @@ describe('what a stop could not write down', () => {
     const rig = await openVolume()
     await rig.keepBlob(blob)
     const refused = new StorageError('write', rig.paths.index, new Error('refused'))
-    vi.spyOn(rig.index, 'write').mockRejectedValueOnce(refused)
+    vi.spyOn(rig.index, 'write').mockRejectedValue(refused)
     await rig.close()
     await rig.open()
     expect(rig.index.wasComplete).toBe(false)
