@@ -90,16 +90,14 @@ export class Evictor {
 
   /** Ends early where something is in use after all: what the plan says of the rest may not hold. */
   async #carryOut({ groups, parts }: Plan, freed: Freed): Promise<void> {
-    const { index, inventory, spools } = this.#deps
+    const { spools } = this.#deps
     const remover = this.#deps.remover.batch()
     for (const part of parts) freed.bytes += await spools.remove(part.digest)
     for (const group of groups) {
       for (const digest of group) {
-        const entry = index.blob(digest)
-        const bytes = entry ? inventory.freedBy(entry) : 0
-        const isGone = (await remover.remove(digest)) !== undefined
-        if (!isGone && digest === group[0]) return
-        if (!isGone) continue
+        const bytes = await remover.remove(digest)
+        if (bytes === undefined && digest === group[0]) return
+        if (bytes === undefined) continue
         freed.bytes += bytes
         freed.count++
       }

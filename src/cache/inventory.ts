@@ -121,13 +121,15 @@ export class Inventory {
 
   /** What removing stored content frees: its file, its links and the tags that point to it. */
   freedBy({ allocatedBytes, digest }: BlobEntry): number {
-    const { index } = this.#deps
     let bytes = allocatedBytes + this.#costs.directoryBytes
-    for (const { kind, repository } of index.linksOf(digest)) {
-      bytes += this.#linkBytes
-      if (kind === 'manifest') bytes += index.tagsOf(digest, repository).length * this.tagBytes
-    }
+    for (const link of this.#deps.index.linksOf(digest)) bytes += this.freedByLink(link)
     return bytes
+  }
+
+  /** What removing a link frees, with the tags that point to its digest. */
+  freedByLink({ digest, kind, repository }: Link): number {
+    const tags = kind === 'manifest' ? this.#deps.index.tagsOf(digest, repository).length : 0
+    return this.#linkBytes + tags * this.tagBytes
   }
 
   /** Whether a digest is surely not stored: no need to look. */

@@ -258,9 +258,11 @@ export class PurgeRun {
 
   /** @returns undefined when it is in use */
   async #free(digest: Digest): Promise<number | undefined> {
-    const { blobs, index } = this.#deps
+    const { blobs, index, inventory } = this.#deps
     if (this.#isDryRun) {
-      return blobs.isBeingRead(digest) ? undefined : (index.blob(digest)?.allocatedBytes ?? 0)
+      const entry = index.blob(digest)
+      if (blobs.isBeingRead(digest)) return undefined
+      return entry ? inventory.freedBy(entry) : 0
     }
     const freedBytes = await this.#remover.remove(digest)
     if (freedBytes !== undefined || blobs.isBeingRead(digest)) return freedBytes
@@ -279,16 +281,18 @@ export class PurgeRun {
   }
 
   async #unlink({ kind, repository, ...draft }: Draft): Promise<PurgeItem> {
+    const { digest } = draft
     const isLink = repository !== undefined && (kind === 'manifest' || kind === 'blob')
-    if (!this.#isDryRun && isLink) {
-      await this.#remover.unlink({ repository, digest: draft.digest, kind })
-    }
-    return { kind, repository, ...draft, outcome: 'unlinked', freedBytes: 0 }
+    const link = isLink && digest ? { repository, digest, kind } : undefined
+    const freedBytes = link ? this.#deps.inventory.freedByLink(link) : 0
+    if (!this.#isDryRun && link) await this.#remover.unlink(link)
+    return { kind, repository, ...draft, outcome: 'unlinked', freedBytes }
   }
 
   async #untag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<PurgeItem> {
     if (!this.#isDryRun) await this.#remover.untag(repository, tag)
-    return { outcome: 'untagged', kind: 'tag', repository, digest, tags: [tag], freedBytes: 0 }
+    const freedBytes = this.#deps.inventory.tagBytes
+    return { outcome: 'untagged', kind: 'tag', repository, digest, tags: [tag], freedBytes }
   }
 
   #count({ freedBytes, outcome }: PurgeItem): void {

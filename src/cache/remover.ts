@@ -56,11 +56,13 @@ export class Remover {
   /**
    * Removes bytes, and every link to them.
    *
-   * @returns the bytes that were freed; undefined when it is in use, and stays
+   * @returns the bytes that were freed, with links and tags; undefined when it is in use, and stays
    */
   async remove(digest: Digest): Promise<number | undefined> {
     const { blobs, index, inventory, onRemoved } = this.#deps
     if (this.#isInUse(digest)) return undefined
+    const entry = index.blob(digest)
+    const freedBytes = entry ? inventory.freedBy(entry) : 0
     const unlinked: Unlinked[] = []
     for (const link of index.linksOf(digest)) unlinked.push(...(await this.#unlink(link)))
     // Somebody has asked for it while its links were removed: it stays, and never without a link.
@@ -68,7 +70,6 @@ export class Remover {
       for (const each of unlinked) await this.#linkAgain(each)
       return undefined
     }
-    const freedBytes = index.blob(digest)?.allocatedBytes ?? 0
     onRemoved(digest)
     await blobs.remove(digest)
     inventory.addRemoved(digest)

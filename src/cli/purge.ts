@@ -60,7 +60,7 @@ async function show(
 }
 
 function itemText({ digest, freedBytes, kind, outcome, repository, tags }: PurgeItem): string {
-  const size = outcome === 'removed' ? formatBytes(freedBytes) : '-'
+  const size = freedBytes > 0 ? formatBytes(freedBytes) : '-'
   const what = [repository ?? '(no repository)', digest].filter((part) => part !== undefined)
   const tagged = tags.length > 0 ? ` (${tags.join(', ')})` : ''
   const columns = [

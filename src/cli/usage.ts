@@ -41,11 +41,16 @@ function render(report: UsageReport, { by }: UsageOptions): string {
 
 function totals({ blobs, contentBytes, ...report }: UsageReport): string {
   const { limitBytes, reservedBytes, unlinkedBytes, usedBytes } = report
+  const besideBytes = Math.max(0, usedBytes - contentBytes)
   const limit = limitBytes === undefined ? '' : ` of ${formatBytes(limitBytes)} that it may take`
   return formatTable([
     [formatBytes(usedBytes), `on disk${limit}`],
     [formatBytes(contentBytes), `in ${blobs} blobs, each counted once`],
     [formatBytes(unlinkedBytes), 'of them in blobs that no repository holds'],
+    [
+      formatBytes(besideBytes),
+      'at most in tags, links, directories, the index and unfinished downloads',
+    ],
     [formatBytes(reservedBytes), 'reserved for downloads that run'],
   ])
 }
