@@ -17,6 +17,7 @@ import {
   removeTree,
   StorageError,
 } from './filesystem.ts'
+import { LagAllowance } from './lag-allowance.ts'
 import type { SenderId, StoragePaths } from './paths.ts'
 import { Spool } from './spool.ts'
 
@@ -48,6 +49,7 @@ interface OpenOptions {
 
 export class SpoolDirectory {
   readonly #deps: SpoolDirectoryDeps
+  readonly #lag = new LagAllowance()
   /** The part files that no spool is using now. */
   readonly #parts = new Map<Digest, PartFile>()
   /** Those among them with which a download is about to go on. */
@@ -124,7 +126,7 @@ export class SpoolDirectory {
   async open(digest: Digest, options: OpenOptions): Promise<Spool> {
     const { clock, digester, onStorageFailure, paths } = this.#deps
     const { isKept, resumedBytes, sender, sizeBytes } = options
-    const deps = { clock, digester, onStorageFailure }
+    const deps = { clock, digester, lag: this.#lag, onStorageFailure }
     if (!isKept) return Spool.open(deps, { digest, sizeBytes, file: undefined, resumedBytes: 0 })
     this.unclaim(digest)
     if (resumedBytes === 0) await this.#drop(digest)

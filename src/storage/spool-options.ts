@@ -4,10 +4,13 @@ import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { Digester } from './digester.ts'
 import type { StorageError } from './filesystem.ts'
+import type { LagAllowance } from './lag-allowance.ts'
 
 export interface SpoolDeps {
   readonly clock: Clock
   readonly digester: Digester
+  /** Shared with all others. */
+  readonly lag: LagAllowance
   /** Called once, when the disk takes no more bytes; the download goes on without it. */
   readonly onStorageFailure: (error: StorageError) => void
 }

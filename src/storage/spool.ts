@@ -18,6 +18,7 @@ import type { FileContent } from './filesystem.ts'
 import { StorageError } from './filesystem.ts'
 import { AbandonedError, ContentMismatchError } from './spool-error.ts'
 import { SpoolHash } from './spool-hash.ts'
+import type { LagAllowance } from './lag-allowance.ts'
 import type { SpoolDeps, SpoolOptions } from './spool-options.ts'
 import { SpoolReader, SpoolReaders, type ReadOptions } from './spool-reader.ts'
 
@@ -27,15 +28,14 @@ const FLUSH_INTERVAL_MS = 10
 const WINDOW_BLOCKS = 4
 /** Received but not yet written: what an upstream faster than the disk may put into memory. */
 const UNWRITTEN_MAX_BYTES = 2 * BLOCK_BYTES
-/** How far the slowest reader may be behind once the disk takes no more bytes. */
-const LAG_MAX_BYTES = 8 * 1024 * 1024
-/** … and for how long the others wait for it. */
+/** For how long the others wait for the slowest reader, once the disk takes no more bytes. */
 const LAGGARD_WAIT_MS = 10_000
 /** Held back until the digest is verified. */
 const HELD_BYTES = 1
 
 export class Spool {
   readonly #clock: Clock
+  readonly #lag: LagAllowance
   readonly #onStorageFailure: (error: StorageError) => void
   readonly #options: SpoolOptions
   readonly #readers = new SpoolReaders()
@@ -59,11 +59,13 @@ export class Spool {
   #lastFlushMs = Number.NEGATIVE_INFINITY
   #cancelFlushTimer: CancelTimer | undefined
   #readerMoved: (() => void) | undefined
+  #leaveLag: (() => void) | undefined
   /** Of the stored file, once it is one. */
   #letGo: (() => void) | undefined
 
   private constructor(deps: SpoolDeps, options: SpoolOptions, handle: FileHandle | undefined) {
     this.#clock = deps.clock
+    this.#lag = deps.lag
     this.#onStorageFailure = deps.onStorageFailure
     this.#options = options
     this.#handle = handle
@@ -340,9 +342,10 @@ export class Spool {
   }
 
   async #waitForReaders(): Promise<void> {
+    this.#leaveLag ??= this.#lag.join()
     while (!this.#failure) {
       const slowest = this.#readers.count > 0 ? this.#readers.slowest(this.#publishedBytes) : 0
-      if (this.receivedBytes - Math.max(slowest, this.#fileBytes) <= LAG_MAX_BYTES) return
+      if (this.receivedBytes - Math.max(slowest, this.#fileBytes) <= this.#lag.bytes) return
       if (this.#readers.count === 0)
         throw new AbandonedError(`${this.digest}: nobody is reading it`)
       const hasMoved = new Promise<void>((resolve) => {
@@ -359,7 +362,7 @@ export class Spool {
   /** One client that takes nothing must not hold up all others: it is cut off, and may ask for the rest. */
   #dropLaggards(): void {
     const error = new Error('too slow for a download that cannot be kept')
-    this.#readers.failBefore(this.receivedBytes - LAG_MAX_BYTES, error)
+    this.#readers.failBefore(this.receivedBytes - this.#lag.bytes, error)
     this.#readerMoved?.()
   }
 
@@ -384,6 +387,7 @@ export class Spool {
   async #closeIfUnused(): Promise<void> {
     if (!this.#writerDone || this.#readers.count > 0 || this.#isClosed) return
     this.#isClosed = true
+    this.#leaveLag?.()
     this.#letGo?.()
     this.#window.clear()
     await this.#handle?.close()

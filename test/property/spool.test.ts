@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import type { ByteSource } from '../../src/storage/byte-source.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
+import { LagAllowance } from '../../src/storage/lag-allowance.ts'
 import { Spool } from '../../src/storage/spool.ts'
 import { makeDigester } from '../support/storage-thread.ts'
 import { FakeClock } from '../support/fake-clock.ts'
@@ -143,7 +144,7 @@ describe('a spool', () => {
         const isWrong = plan.ending === 'finish with wrong bytes'
         const digest = isWrong ? digestOf(Buffer.concat([bytes, bytes])) : digestOf(bytes)
         const spool = await Spool.open(
-          { clock, digester, onStorageFailure },
+          { clock, digester, lag: new LagAllowance(), onStorageFailure },
           {
             digest,
             sizeBytes: plan.isAnnounced ? plan.sizeBytes : undefined,

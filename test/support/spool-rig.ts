@@ -8,6 +8,7 @@ import type { ByteSource } from '../../src/storage/byte-source.ts'
 import type { Digester } from '../../src/storage/digester.ts'
 import type { StorageError } from '../../src/storage/filesystem.ts'
 import { senderIdOf, StoragePaths } from '../../src/storage/paths.ts'
+import { LagAllowance } from '../../src/storage/lag-allowance.ts'
 import { Spool } from '../../src/storage/spool.ts'
 import { makeDigester, makeBlobStore } from './storage-thread.ts'
 import { FakeClock } from './fake-clock.ts'
@@ -24,6 +25,8 @@ export interface SpoolRigOptions {
   readonly digest?: Digest
   /** Undefined: not announced. Default: the length of `bytes`. */
   readonly sizeBytes?: number | undefined
+  /** What all spools without a file share. */
+  readonly lag?: LagAllowance
   readonly resumedBytes?: number
   /** False: there is no file from the start. */
   readonly isKept?: boolean
@@ -43,6 +46,7 @@ export interface SpoolRig {
 
 export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
   const { bytes, digester = makeDigester(), isKept = true, prepare, resumedBytes = 0 } = options
+  const { lag = new LagAllowance() } = options
   const digest = options.digest ?? digestOf(bytes)
   const paths = new StoragePaths(await makeTempDirectory())
   await mkdir(paths.spool, { recursive: true })
@@ -51,7 +55,7 @@ export async function openSpool(options: SpoolRigOptions): Promise<SpoolRig> {
   const clock = new FakeClock()
   const failures: StorageError[] = []
   const spool = await Spool.open(
-    { clock, digester, onStorageFailure: (error) => failures.push(error) },
+    { clock, digester, lag, onStorageFailure: (error) => failures.push(error) },
     {
       digest,
       sizeBytes: 'sizeBytes' in options ? options.sizeBytes : bytes.length,

@@ -345,10 +345,10 @@ describe('while the volume is looked through', () => {
   })
 })
 
-describe('images that were found', () => {
-  const parts = ({ config, layers, manifest }: TestImage): Digest[] =>
-    [manifest, config, ...layers].map(({ digest }) => digest)
+const parts = ({ config, layers, manifest }: TestImage): Digest[] =>
+  [manifest, config, ...layers].map(({ digest }) => digest)
 
+describe('images that were found', () => {
   it('go whole when room is needed, with the index that names them', async () => {
     const indexes = Array.from({ length: 12 }, (_, number) => {
       const images = ['amd64', 'arm64'].map((seed) => {

@@ -3,6 +3,7 @@ import { mkdir, open, rm, writeFile, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
+import { LagAllowance } from '../../../src/storage/lag-allowance.ts'
 import type { StoragePaths } from '../../../src/storage/paths.ts'
 import { AbandonedError, ContentMismatchError } from '../../../src/storage/spool-error.ts'
 import type { Spool } from '../../../src/storage/spool.ts'
@@ -59,11 +60,16 @@ function fillDiskAt(endBytes: number): void {
 }
 
 /** Waits until a download waits for its readers. */
-async function stopped(spool: Spool, clock: FakeClock, fed: Promise<unknown>): Promise<void> {
+async function stopped(
+  spool: Spool,
+  clock: FakeClock,
+  fed: Promise<unknown>,
+  leastBytes = 8 * MIB,
+): Promise<void> {
   await waitFor('the download to stop', async () => {
     const before = spool.receivedBytes
     await clock.advance(10)
-    return (await isStillWaiting(fed)) && spool.receivedBytes === before && before > 8 * MIB
+    return (await isStillWaiting(fed)) && spool.receivedBytes === before && before > leastBytes
   })
 }
 
@@ -170,6 +176,26 @@ describe('a disk that is full halfway', () => {
     await reading
     await spool.release()
     expect(spool.isResumable).toBe(false)
+  })
+
+  it('leaves each of many such downloads an equal part of the memory, and the whole again afterwards', async () => {
+    const lag = new LagAllowance()
+    const leave = Array.from({ length: 40 }, () => lag.join())
+    fillDiskAt(MIB)
+    const { clock, spool } = await openSpool({ bytes, lag })
+    const slow = join(spool)
+    const fed = feed(spool, bytes).then(() => spool.finish())
+    await stopped(spool, clock, fed, 2 * MIB)
+    expect(lag.bytes).toBeLessThan(2 * MIB)
+    expect(spool.receivedBytes).toBeLessThanOrEqual(MIB + lag.bytes + 2 * BLOCK_BYTES)
+    for (const end of leave) end()
+    expectSame(await passOn(clock, readRange(slow, { to: bytes.length })), bytes)
+    await fed
+    slow.close()
+    await spool.release()
+    expect(lag.bytes).toBe(8 * MIB)
+    for (let count = 0; count < 9; count++) lag.join()
+    expect(lag.bytes).toBeLessThan(8 * MIB)
   })
 
   it('makes the download go at the pace of the slowest reader', async () => {
