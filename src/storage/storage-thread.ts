@@ -3,6 +3,7 @@
 // the five system calls of each file are made in a row by one thread, instead of queueing in the thread pool
 // for the locks of the same directories.
 
+import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import type { FileContent } from './filesystem.ts'
 import type { DigestAlgorithm } from '../oci/digest.ts'
@@ -35,6 +36,11 @@ export interface WriteRequest {
 }
 
 export type StorageRequest = DigestRequest | WriteRequest
+
+/** In place of requests: there are no more. */
+export const END = 'end'
+
+const END_WAIT_MS = 2_000
 
 export type StorageReply =
   /** `hex` is a digest; all else has nothing to tell. */
@@ -117,12 +123,15 @@ export class StorageThread {
     return waiter !== undefined
   }
 
-  /** Who waits is told when the thread touches the disk no more. */
+  /**
+   * What the thread was sent before is done first: a file that is half replaced would leave its temporary one.
+   * Who waits is told when the thread touches the disk no more.
+   */
   async close(): Promise<void> {
     const worker = this.#worker
     this.#isClosed = true
     this.#worker = undefined
-    await worker?.terminate()
+    if (worker) await end(worker)
     this.#fail(new StorageThreadError('the storage thread is closed'))
   }
 
@@ -158,4 +167,14 @@ export class StorageThread {
     for (const waiter of this.#waiters.values()) waiter.reject(error)
     this.#waiters.clear()
   }
+}
+
+/** A disk that hangs does not keep the process from ending. */
+async function end(worker: Worker): Promise<void> {
+  worker.ref()
+  const ended = once(worker, 'exit')
+  worker.postMessage(END)
+  const timer = setTimeout(() => void worker.terminate(), END_WAIT_MS)
+  await ended
+  clearTimeout(timer)
 }

@@ -1,8 +1,9 @@
 // The storage thread's entry: requests in, replies out. See storage-thread.ts for what it is for.
 
+import process from 'node:process'
 import { parentPort } from 'node:worker_threads'
 import { DigestRuns } from './digest-runs.ts'
-import { failure, type StorageReply, type StorageRequest } from './storage-thread.ts'
+import { END, failure, type StorageReply, type StorageRequest } from './storage-thread.ts'
 import { writeFiles } from './write-file.ts'
 
 const port = parentPort
@@ -26,7 +27,9 @@ function handle(request: StorageRequest): StorageReply | undefined {
   }
 }
 
-port.on('message', (requests: readonly StorageRequest[]) => {
+port.on('message', (requests: readonly StorageRequest[] | typeof END) => {
+  // Writes are done at once: none is under way.
+  if (requests === END) process.exit()
   const replies = requests.flatMap((request) => handle(request) ?? [])
   if (replies.length > 0) reply(replies)
 })

@@ -39,6 +39,8 @@ interface Day {
   readonly unknownStatus?: number
   /** Whoever failed has it once the client is told to pull again. */
   readonly isOverSoon?: boolean
+  /** Instead of failing. */
+  readonly mayGoAround?: boolean
   /** How long any of these pulls may take: several times what it takes, so that only a hang is longer. */
   readonly atMostMs: number
 }
@@ -179,6 +181,8 @@ const DAYS: readonly Day[] = [
       podman: /unexpected EOF/,
       skopeo: /unexpected EOF/,
     },
+    // Whoever has not got the headers of a layer yet takes it for a mirror that is down.
+    mayGoAround: true,
     isOverSoon: true,
     atMostMs: 60_000,
   },
@@ -256,7 +260,10 @@ describe.each(DAYS.map((day) => [day.name, day] as const))('when %s', (_name, da
 
   it.each(cells)('%s pulls what is %s: %s', async (name, state, expected) => {
     const done = await pulls.get(`${name} ${state}`)
-    if (expected instanceof RegExp) {
+    const hasGoneAround = day.mayGoAround === true && done?.outcome === AROUND
+    if (hasGoneAround) {
+      expect(done.pulled).toEqual(asPushed(imageOf(name, state)))
+    } else if (expected instanceof RegExp) {
       expect(done?.outcome).toBe('failed')
       expect(done?.output).toMatch(expected)
     } else {
@@ -283,6 +290,7 @@ describe.each(DAYS.map((day) => [day.name, day] as const))('when %s', (_name, da
   if (day.isOverSoon === true && failing.length > 0) {
     it('serves those who failed when they ask again', async () => {
       for (const [name, state] of failing) {
+        if ((await pulls.get(`${name} ${state}`))?.outcome !== 'failed') continue
         const done = await pull(name, state)
         expect(done).toMatchObject({ outcome: THROUGH, pulled: asPushed(imageOf(name, state)) })
       }

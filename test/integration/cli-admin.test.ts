@@ -101,11 +101,12 @@ describe('purge', () => {
     expect(dry).toMatchObject({ code: 0, stdout: 'nothing matches\n' })
     const named = await run('purge', `${NAME}:3`, '--dry-run', '--root', all.root)
     expect(named.code).toBe(0)
-    expect(named.stdout).toContain(
-      `2.86 MiB  removed    blob      ${NAME}@${image.layers[0]?.digest}`,
+    // With its directory and link, which cost something on most file systems.
+    expect(named.stdout).toMatch(
+      new RegExp(`2\\.8\\d MiB  removed    blob      ${NAME}@${image.layers[0]?.digest}`),
     )
     expect(named.stdout).toContain(`manifest  ${NAME}@${image.manifest.digest} (3)`)
-    expect(named.stdout).toContain('would free 2.87 MiB in 3 blobs\n')
+    expect(named.stdout).toMatch(/would free 2\.[89]\d MiB in 3 blobs\n/)
     await untilStored(all, 3)
     const real = await run('purge', `${NAME}:3`, '--config', all.file)
     expect(real.stdout).toBe(named.stdout.replace('would free', 'freed'))
