@@ -74,6 +74,10 @@ export class DigestRuns {
     closeSync(run.fd)
   }
 
+  endAll(): void {
+    for (const id of this.#runs.keys()) this.end(id)
+  }
+
   #append(id: number, bytes: Uint8Array): void {
     const run = this.#runs.get(id)
     if (!run) return

@@ -172,9 +172,7 @@ export class StorageThread {
 /** A disk that hangs does not keep the process from ending. */
 async function end(worker: Worker): Promise<void> {
   worker.ref()
-  const ended = once(worker, 'exit')
+  const ended = once(worker, 'exit', { signal: AbortSignal.timeout(END_WAIT_MS) })
   worker.postMessage(END)
-  const timer = setTimeout(() => void worker.terminate(), END_WAIT_MS)
-  await ended
-  clearTimeout(timer)
+  await ended.catch(() => worker.terminate())
 }

@@ -1,6 +1,5 @@
 // The storage thread's entry: requests in, replies out. See storage-thread.ts for what it is for.
 
-import process from 'node:process'
 import { parentPort } from 'node:worker_threads'
 import { DigestRuns } from './digest-runs.ts'
 import { END, failure, type StorageReply, type StorageRequest } from './storage-thread.ts'
@@ -28,8 +27,12 @@ function handle(request: StorageRequest): StorageReply | undefined {
 }
 
 port.on('message', (requests: readonly StorageRequest[] | typeof END) => {
-  // Writes are done at once: none is under way.
-  if (requests === END) process.exit()
+  if (requests === END) {
+    // Writes are done at once: none is under way. What is being hashed nobody wants any more.
+    digests.endAll()
+    port.close()
+    return
+  }
   const replies = requests.flatMap((request) => handle(request) ?? [])
   if (replies.length > 0) reply(replies)
 })

@@ -311,19 +311,20 @@ export class ScheduledStage {
     const state = { isOver: false }
     const settle = (): void => void (state.isOver = true)
     work.then(settle, settle)
-    while (!state.isOver || (await this.fillsRunning()) > 0) await this.#step()
+    while (!state.isOver || (await this.fillsRunning()) > 0) await this.step()
     const timersLeft = this.clock.pendingTimers
     // Timers that were given up are tasks all the same; and what a client did not wait for goes on without it.
     for (let quietSteps = 0; quietSteps < QUIET_STEPS; quietSteps++) {
       const isQuiet = this.#scheduler.count() === 0 && (await this.fillsRunning()) === 0
       if (!isQuiet) quietSteps = 0
-      await this.#step()
+      await this.step()
     }
     await work
     return timersLeft
   }
 
-  async #step(): Promise<void> {
+  /** Lets one task have its turn, if there is one. */
+  async step(): Promise<void> {
     for (let turn = 0; turn < TURNS_BETWEEN_STEPS; turn++) await nextTurn()
     if (this.#scheduler.count() > 0) await this.#scheduler.waitNext(1)
   }
