@@ -10,7 +10,8 @@ import type {
   ProxyConfiguration,
   UpstreamConfiguration,
 } from './config/schema.ts'
-import { isDockerHub, parseRegistryHost, type RegistryHost } from './oci/registry-host.ts'
+import { registryUrlOf } from './config/upstreams.ts'
+import { parseRegistryHost, type RegistryHost } from './oci/registry-host.ts'
 import { createRegistry, type RegistryOptions } from './upstream/mirrored-registry.ts'
 import type { UpstreamDeps as RegistryDeps } from './upstream/upstream-client.ts'
 
@@ -39,7 +40,7 @@ export async function createUpstreams(
     if (configured.name.startsWith('*')) {
       const { name: pattern, ttlMs } = configured
       const create = (host: RegistryHost): Upstream =>
-        upstreamOf(configured, { ...options, name: host, remoteUrls: [urlOf(host)] }, deps)
+        upstreamOf(configured, { ...options, name: host, remoteUrls: [registryUrlOf(host)] }, deps)
       patterns.push({ pattern, ttlMs, create })
       continue
     }
@@ -110,8 +111,4 @@ async function registryOptions(
     userAgent,
     viaName,
   }
-}
-
-function urlOf(host: RegistryHost): string {
-  return isDockerHub(host) ? 'https://registry-1.docker.io' : `https://${host}`
 }

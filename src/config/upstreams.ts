@@ -27,6 +27,11 @@ type UpstreamDocument = Document['proxy']['upstreams'][string]
 type CommonDocument = Omit<UpstreamDocument, 'enabled' | 'ttl' | 'tagttl'>
 type Defaults = Pick<UpstreamConfiguration, 'ttlMs' | 'tagTtlMs' | 'tagRules'>
 
+/** Where a registry is reached that is known by its name alone. */
+export function registryUrlOf(name: string): string {
+  return name === DOCKER_HUB ? DOCKER_HUB_URL : `https://${name}`
+}
+
 /** `proxy` itself. */
 export function defaultUpstreamOf(
   proxy: Document['proxy'],
@@ -99,7 +104,7 @@ function otherOf(
   const urls = document.remoteurl.map((url, index) =>
     urlOf(url, childPath(`${path}.remoteurl`, index), findings),
   )
-  const ownUrl = name === DOCKER_HUB ? DOCKER_HUB_URL : `https://${name}`
+  const ownUrl = registryUrlOf(name)
   if (!isPattern && !isHost(name)) {
     findings.problem(
       path,

@@ -15,7 +15,8 @@ const HOST = new RegExp(
 )
 
 export const DOCKER_HUB = 'docker.io' as RegistryHost
-const DOCKER_HUB_NAMES: ReadonlySet<string> = new Set([
+/** What people write for it, the hosts that answer for it among them. */
+export const DOCKER_HUB_NAMES: ReadonlySet<string> = new Set([
   DOCKER_HUB,
   'index.docker.io',
   'registry-1.docker.io',

@@ -4,24 +4,18 @@
 // @see https://docs.docker.com/reference/cli/docker/login/#credential-stores
 
 import { CredentialsError, loginOf, type Login } from './login.ts'
+import { DOCKER_HUB_NAMES } from '../oci/registry-host.ts'
 import { isObject, type JsonObject } from './response-body.ts'
 
 /** What Docker calls Docker Hub, in its file and to helpers. */
 const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/'
-
-/** What others write for it. */
-const DOCKER_HUB_HOSTS: ReadonlySet<string> = new Set([
-  'docker.io',
-  'index.docker.io',
-  'registry-1.docker.io',
-])
 
 export type DockerEntry =
   { readonly login: Login } | { readonly helper: string; readonly server: string }
 
 /** @param host of the registry, with its port if that is not the usual one */
 export function serverNameOf(host: string): string {
-  return DOCKER_HUB_HOSTS.has(host) ? DOCKER_HUB_SERVER : host
+  return DOCKER_HUB_NAMES.has(host) ? DOCKER_HUB_SERVER : host
 }
 
 /**
@@ -55,10 +49,10 @@ function find(section: unknown, host: string): unknown {
   if (!isObject(section)) return undefined
   const exact = serverNameOf(host)
   if (Object.hasOwn(section, exact)) return section[exact]
-  const isHub = DOCKER_HUB_HOSTS.has(host)
+  const isHub = DOCKER_HUB_NAMES.has(host)
   const key = Object.keys(section).find((name) => {
     const named = hostOf(name)
-    return named !== undefined && (named === host || (isHub && DOCKER_HUB_HOSTS.has(named)))
+    return named !== undefined && (named === host || (isHub && DOCKER_HUB_NAMES.has(named)))
   })
   return key === undefined ? undefined : section[key]
 }

@@ -3,6 +3,7 @@
 
 import { setMaxListeners } from 'node:events'
 import type { Clock } from '../clock.ts'
+import { DOCKER_HUB_NAMES } from '../oci/registry-host.ts'
 import type { Digest } from '../oci/digest.ts'
 import { MANIFEST_ACCEPT, MANIFEST_SIZE_MAX_BYTES, MEDIA_TYPES } from '../oci/manifest.ts'
 import { parseTag, type RepositoryName } from '../oci/reference.ts'
@@ -52,12 +53,6 @@ const REFERRERS_SIZE_MAX_BYTES = MANIFEST_SIZE_MAX_BYTES
 /** What upstreams answer that know HEAD for blobs not at all, or not for everyone. */
 const HEAD_REFUSED: ReadonlySet<number | undefined> = new Set([401, 403, 405, 501])
 
-const DOCKER_HUB_HOSTS: ReadonlySet<string> = new Set([
-  'docker.io',
-  'index.docker.io',
-  'registry-1.docker.io',
-])
-
 /**
  * Every call has its headers within its limit, retries and token included (and its whole body, unless that is a
  * blob's), and before its `deadlineMs`, or fails with an `UpstreamError`; once `signal` is aborted, with the
@@ -80,7 +75,7 @@ export class UpstreamClient implements OpenRegistry {
    */
   constructor(deps: UpstreamDeps, options: UpstreamOptions) {
     this.name = options.name
-    this.isDockerHub = DOCKER_HUB_HOSTS.has(new URL(options.remoteUrl).hostname)
+    this.isDockerHub = DOCKER_HUB_NAMES.has(new URL(options.remoteUrl).hostname)
     this.#clock = deps.clock
     this.#callLimitMs = options.callLimitMs ?? CALL_LIMIT_MS
     // One listener for each call that runs: many are no leak.
