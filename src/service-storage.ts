@@ -25,7 +25,7 @@ import {
   type DescriptorCache,
 } from './storage/descriptor-cache.ts'
 import { Digester } from './storage/digester.ts'
-import { OwnBytes, diskSpace, fileCosts } from './storage/disk-space.ts'
+import { OwnBytes, diskSpace, fileCosts, type DiskSpace } from './storage/disk-space.ts'
 import { FileWriter } from './storage/file-writer.ts'
 import type { StoragePaths } from './storage/paths.ts'
 import { Quarantine } from './storage/quarantine.ts'
@@ -87,22 +87,29 @@ export async function openStorage(
   }
 }
 
+/** How long each upstream's content is kept. */
+export type UpstreamTtls = Pick<Upstreams, 'ttlMsOf' | 'ttlsMs'> & {
+  readonly main: Pick<Upstreams['main'], 'ttlMs'>
+}
+
 /**
  * What is kept, for how long, and how much of it.
  *
+ * @param deps.measureDisk how large the disk is, and how much of it is free
  * @param deps.onUnlinked called after a link was removed, so that nothing in memory claims it
  * @param deps.onRemoved called after a blob's bytes were removed
  */
 export async function createHousekeeping(
-  options: StorageConfiguration,
-  storage: Storage,
+  options: Omit<StorageConfiguration, 'rootDirectory' | 'descriptorCache' | 'scrub'>,
+  storage: Pick<Storage, 'blobs' | 'index' | 'paths' | 'repositories' | 'spools'>,
   deps: Deps & {
-    readonly upstreams: Upstreams
+    readonly upstreams: UpstreamTtls
+    readonly measureDisk?: (paths: StoragePaths) => Promise<DiskSpace>
     readonly onUnlinked: (link: Link) => void
     readonly onRemoved: (digest: Digest) => void
   },
 ) {
-  const { clock, logger, metrics, onRemoved, onUnlinked, upstreams } = deps
+  const { clock, logger, measureDisk = diskSpace, metrics, onRemoved, onUnlinked, upstreams } = deps
   const { blobs, index, paths, repositories, spools } = storage
   const retention = new Retention(
     { clock },
@@ -131,7 +138,7 @@ export async function createHousekeeping(
       otherBytes: () => own.bytes + spools.partBytesTotal,
       measure: async () => {
         await own.measure()
-        return diskSpace(paths)
+        return measureDisk(paths)
       },
       makeRoom: (neededBytes) => evictor.makeRoom(neededBytes),
     },

@@ -4,26 +4,23 @@
 import { mkdir } from 'node:fs/promises'
 import { pino } from 'pino'
 import { onTestFinished } from 'vitest'
-import { accountForDamage } from '../../src/cache/damaged-content.ts'
-import { DiskBudget, type DiskLimits } from '../../src/cache/disk-budget.ts'
-import { Evictor } from '../../src/cache/evictor.ts'
-import { Inventory } from '../../src/cache/inventory.ts'
-import { Janitor, type JanitorOptions } from '../../src/cache/janitor.ts'
-import { Pins } from '../../src/cache/pins.ts'
-import { Remover } from '../../src/cache/remover.ts'
-import { Retention, type RetentionRule } from '../../src/cache/retention.ts'
-import { VolumeScan } from '../../src/cache/volume-scan.ts'
-import { formatDuration } from '../../src/config/duration.ts'
+import type { DiskBudget } from '../../src/cache/disk-budget.ts'
+import type { Evictor } from '../../src/cache/evictor.ts'
+import type { Inventory } from '../../src/cache/inventory.ts'
+import type { Janitor } from '../../src/cache/janitor.ts'
+import type { Pins } from '../../src/cache/pins.ts'
+import type { Remover } from '../../src/cache/remover.ts'
+import type { Retention, RetentionRule } from '../../src/cache/retention.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 import { readManifest } from '../../src/oci/manifest.ts'
 import { subjectOfTag, type RepositoryName, type Tag } from '../../src/oci/reference.ts'
+import { createHousekeeping } from '../../src/service-storage.ts'
 import { BlobStore } from '../../src/storage/blob-store.ts'
 import { ContentIndex } from '../../src/storage/content-index.ts'
 import { Digester } from '../../src/storage/digester.ts'
-import { OwnBytes, fileCosts, type DiskSpace } from '../../src/storage/disk-space.ts'
+import type { DiskSpace } from '../../src/storage/disk-space.ts'
 import { FileWriter } from '../../src/storage/file-writer.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
-import { Quarantine } from '../../src/storage/quarantine.ts'
 import { RepositoryIndex, type Link, type LinkKind } from '../../src/storage/repository-index.ts'
 import { SpoolDirectory } from '../../src/storage/spool-directory.ts'
 import type { StorageThread } from '../../src/storage/storage-thread.ts'
@@ -45,7 +42,7 @@ export interface VolumeRigOptions {
   readonly ttlMs?: number
   readonly maxSizeBytes?: number
   readonly disk?: () => DiskSpace
-  readonly janitor?: Partial<JanitorOptions>
+  readonly janitor?: { readonly partialMaxAgeMs?: number }
   /** Called after a link was removed. */
   readonly onUnlinked?: (link: Link, rig: VolumeRig) => void
   /** False: nobody has looked through the volume. */
@@ -242,53 +239,29 @@ async function wire(rig: VolumeRig, thread: StorageThread, options: VolumeRigOpt
   const spools = new SpoolDirectory({ paths, digester, clock, onStorageFailure: () => undefined })
   await spools.start()
   const index = await ContentIndex.open({ paths, writer, logger })
-  const retention = new Retention(
-    { clock },
-    { ttlMs: options.ttlMs ?? 0, rules: options.rules ?? [], formatTtl: formatDuration },
-  )
-  const inventory = new Inventory({ clock, logger, index, retention }, await fileCosts(paths))
-  const pins = new Pins({ index, repositories, retention })
-  const remover = new Remover({
-    blobs,
-    repositories,
-    index,
-    inventory,
-    onUnlinked: (link) => options.onUnlinked?.(link, rig),
-    onRemoved: () => undefined,
-  })
-  const deps = { clock, logger, metrics, paths, blobs, repositories, spools }
-  const house = { index, inventory, retention, pins, remover }
-  const evictor = new Evictor({ ...deps, ...house })
-  const own = new OwnBytes({ paths, indexBytes: () => index.fileBytes })
-  const budget = new DiskBudget(
+  const { janitor = {}, maxSizeBytes, rules = [], ttlMs = 0 } = options
+  const house = await createHousekeeping(
+    {
+      maxSize: maxSizeBytes === undefined ? undefined : { kind: 'bytes', bytes: maxSizeBytes },
+      minFree: undefined,
+      retention: rules,
+      partialMaxAgeMs: 0,
+      partialPurgeEnabled: true,
+      partialPurgeIntervalMs: 0,
+      ...janitor,
+    },
+    { blobs, index, paths, repositories, spools },
     {
       clock,
       logger,
-      usedBytes: () => inventory.usedBytes,
-      isCounted: () => inventory.isCounted,
-      whenCounted: () => inventory.whenCounted(),
-      otherBytes: () => own.bytes + spools.partBytesTotal,
-      measure: async () => {
-        await own.measure()
-        return options.disk?.() ?? HUGE_DISK
-      },
-      makeRoom: (neededBytes) => evictor.makeRoom(neededBytes),
-    },
-    limitsOf(options),
-  )
-  accountForDamage({ ...deps, inventory, own, onRemoved: () => undefined })
-  const scan = new VolumeScan({ ...deps, ...house })
-  const quarantine = new Quarantine({ paths, clock })
-  const janitor = new Janitor(
-    { ...deps, ...house, budget, quarantine, scan },
-    {
-      ttlMinMs: retention.ttlMinMs,
-      partialMaxAgeMs: 0,
-      partialPurgeIntervalMs: 0,
-      ...options.janitor,
+      metrics,
+      upstreams: { main: { ttlMs }, ttlMsOf: () => ttlMs, ttlsMs: [] },
+      measureDisk: () => Promise.resolve(options.disk?.() ?? HUGE_DISK),
+      onUnlinked: (link) => options.onUnlinked?.(link, rig),
+      onRemoved: () => undefined,
     },
   )
-  return { blobs, repositories, spools, budget, evictor, janitor, ...house }
+  return { blobs, index, repositories, spools, ...house }
 }
 
 function storageOf(thread: StorageThread, paths: StoragePaths) {
@@ -296,8 +269,4 @@ function storageOf(thread: StorageThread, paths: StoragePaths) {
   const digester = new Digester({ thread })
   const blobs = new BlobStore({ paths, writer, digester })
   return { writer, digester, blobs, repositories: new RepositoryIndex({ paths, writer }) }
-}
-
-function limitsOf({ maxSizeBytes: bytes }: VolumeRigOptions): DiskLimits {
-  return { maxSize: bytes === undefined ? undefined : { kind: 'bytes', bytes }, minFree: undefined }
 }
