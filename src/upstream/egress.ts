@@ -5,8 +5,9 @@
 
 import { BlockList, isIP, type LookupFunction } from 'node:net'
 import { rootCertificates } from 'node:tls'
-import { Agent, ProxyAgent, type Dispatcher } from 'undici'
+import { Agent, ProxyAgent, type Dispatcher, type Pool } from 'undici'
 import type { AddressGuard } from './address-guard.ts'
+import { poolWithPatientEnds } from './paused-end.ts'
 
 export interface EnvironmentProxy {
   readonly httpProxy?: string | undefined
@@ -122,26 +123,32 @@ export class Egress {
 function routes(options: EgressOptions, connect: ConnectOptions): Routes {
   const { connectionsMax: connections = CONNECTIONS_MAX, environmentProxy } = options
   const { httpProxy, httpsProxy } = environmentProxy
+  const limits = { ...POOL_OPTIONS, connections }
+  const pools = {
+    ...limits,
+    // Where plain http goes through a proxy, the options are the way there alone.
+    factory: (origin: string | URL, given: Pool.Options) =>
+      poolWithPatientEnds(origin, { ...limits, ...given }),
+  }
   return {
-    direct: new Agent({ ...POOL_OPTIONS, connections, connect }),
+    direct: new Agent({ ...pools, connect }),
     proxied: {
-      'http:': proxyAgent(httpProxy, connections, connect),
-      'https:': proxyAgent(httpsProxy, connections, connect),
+      'http:': proxyAgent(httpProxy, pools, connect),
+      'https:': proxyAgent(httpsProxy, pools, connect),
     },
   }
 }
 
 function proxyAgent(
   proxy: string | undefined,
-  connections: number,
+  pools: Agent.Options,
   connect: ConnectOptions,
 ): ProxyAgent | undefined {
   if (!proxy) return undefined
   // The proxy looks names up.
   const { lookup: _lookup, ...requestTls } = connect
   return new ProxyAgent({
-    ...POOL_OPTIONS,
-    connections,
+    ...pools,
     uri: proxy.includes('://') ? proxy : `http://${proxy}`,
     // http goes through as it is: many proxies tunnel to port 443 only.
     proxyTunnel: false,
