@@ -7,7 +7,8 @@ import { describe, expect, it } from 'vitest'
 import type { Fault } from '../support/fake-upstream-faults.ts'
 import type { FakeUpstream } from '../support/fake-upstream.ts'
 import { blobOf, buildImage, type TestBlob } from '../support/images.ts'
-import { partFile, startLayover, type Layover, type LayoverOptions } from '../support/layover.ts'
+import { FAR_AHEAD_BYTES } from '../../src/cache/tail-source.ts'
+import { partFile, startLayover, type Layover } from '../support/layover.ts'
 import { REPOSITORY, startUpstreams } from '../support/upstream-set.ts'
 import { waitFor } from '../support/wait-for.ts'
 
@@ -21,9 +22,9 @@ const RIGHT_RANGE = { headers: { Range: `bytes=${RIGHT_PART.first}-${RIGHT_PART.
 /** In the part, with the byte that is wrong. */
 const WRONG_RANGE = { headers: { Range: 'bytes=0-1999' } }
 
-async function start(options: LayoverOptions = {}) {
-  const { layover, upstream } = await startLayover({ mayLeaveParts: true, ...options })
-  const blob = blobOf(SIZE, 'left part')
+async function start(sizeBytes = SIZE) {
+  const { layover, upstream } = await startLayover({ mayLeaveParts: true })
+  const blob = blobOf(sizeBytes, 'left part')
   upstream.addBlob(NAME, blob)
   return { blob, layover, upstream, path: `/v2/${NAME}/blobs/${blob.digest}` }
 }
@@ -53,6 +54,12 @@ function parts({ rootDirectory }: Layover): Promise<string[]> {
 
 function rangesAsked({ requests }: FakeUpstream): unknown[] {
   return requests.filter(({ kind }) => kind === 'blob').map(({ headers }) => headers.range)
+}
+
+/** For `subarray`. */
+function boundsOf({ headers: { Range } }: typeof RIGHT_RANGE): [first: number, end: number] {
+  const [first = Number.NaN, last = Number.NaN] = Range.replace('bytes=', '').split('-').map(Number)
+  return [first, last + 1]
 }
 
 async function over(layover: Layover): Promise<void> {
@@ -133,6 +140,26 @@ describe('a part that is left', () => {
     await layover.stored(blob.digest)
     expect(rangesAsked(upstream)).toHaveLength(1)
   })
+
+  it.each([RIGHT_RANGE, WRONG_RANGE])(
+    'of a blob that will take long keeps nobody waiting: the range comes from the upstream (%j)',
+    async (range) => {
+      const scene = await start(CUT_AT + FAR_AHEAD_BYTES + CUT_AT)
+      const { blob, layover, path, upstream } = scene
+      await leavePart(scene, { flipByteAt: FLIPPED_AT })
+      const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 200_000 })
+      const whole = await layover.open(path)
+      await gate.reached
+      const { body, ending, status } = await layover.get(path, range)
+      expect([status, ending]).toEqual([206, 'complete'])
+      expect(body.equals(blob.bytes.subarray(...boundsOf(range)))).toBe(true)
+      gate.release()
+      whole.leave()
+      // The part was wrong: what was made of it is discarded.
+      await over(layover)
+      expect(await parts(layover)).toEqual([])
+    },
+  )
 })
 
 describe('what contradicts itself is not left', () => {
