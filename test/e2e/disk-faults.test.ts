@@ -7,12 +7,12 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { Agent, request, type IncomingMessage } from 'node:http'
 import { dirname, join } from 'node:path'
 import { beforeAll, describe, expect, it } from 'vitest'
-import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
+import type { FakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet, type RawResponse } from '../support/http-client.ts'
 import { blobOf, type TestBlob } from '../support/images.ts'
 import { blobFile, partFile } from '../support/layover.ts'
 import { waitFor } from '../support/wait-for.ts'
-import { Cache, IS_COMPARISON } from './support/cache.ts'
+import { IS_COMPARISON, startBeforeFakeUpstream, type Cache } from './support/cache.ts'
 import { withSyscallFault, type SyscallFault } from './support/syscall-fault.ts'
 import { openWorkspace } from './support/workspace.ts'
 
@@ -27,14 +27,7 @@ let cache: Cache
 let root: string
 
 beforeAll(async () => {
-  upstream = await startFakeUpstream()
-  workspace.onClose(() => upstream.close())
-  root = workspace.makeDirectory('volume')
-  cache = await Cache.start(
-    workspace,
-    { url: upstream.url, tokenRealm: new URL(upstream.url).host },
-    { storage: { filesystem: { rootdirectory: root } } },
-  )
+  ;({ upstream, cache, root } = await startBeforeFakeUpstream(workspace))
 })
 
 interface Target {

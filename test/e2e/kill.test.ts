@@ -1,21 +1,19 @@
 // The cache is killed at random moments, again and again, while 200 mixed pulls run. The choices follow from a
-// seed, which stands in the name of the test: E2E_SEED=… repeats them.
+// seed, which stands in the name of the test: E2E_SEED=… makes others.
 
-import { randomInt } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import process from 'node:process'
 import { beforeAll, expect, it } from 'vitest'
-import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
+import type { FakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet, type RawRequestOptions } from '../support/http-client.ts'
 import { buildImage, type TestBlob, type TestImage } from '../support/images.ts'
 import { Random } from '../support/random.ts'
 import { waitFor } from '../support/wait-for.ts'
-import { Cache, IS_COMPARISON } from './support/cache.ts'
+import { IS_COMPARISON, startBeforeFakeUpstream, type Cache } from './support/cache.ts'
 import { orphansOf, readVolume, wrongBlobs, type Volume } from './support/volume.ts'
+import { SEED } from './support/seed.ts'
 import { openWorkspace } from './support/workspace.ts'
 
-const SEED = Number(process.env['E2E_SEED'] ?? randomInt(2 ** 31))
 const ROUNDS = 20
 const PULLS = 200
 const CLIENTS = 16
@@ -37,14 +35,7 @@ let cache: Cache
 let root: string
 
 beforeAll(async () => {
-  upstream = await startFakeUpstream()
-  workspace.onClose(() => upstream.close())
-  root = workspace.makeDirectory('volume')
-  cache = await Cache.start(
-    workspace,
-    { url: upstream.url, tokenRealm: new URL(upstream.url).host },
-    { storage: { filesystem: { rootdirectory: root } } },
-  )
+  ;({ upstream, cache, root } = await startBeforeFakeUpstream(workspace))
 })
 
 function push(seed: string): Pushed {

@@ -1,8 +1,7 @@
 // A working day in a minute: many clients pull images of very unequal popularity, four times as much as there is
 // room for, while others expire and some are purged. What is on disk is summed up again and again, with the process at
-// a halt, so that nothing moves meanwhile. The choices follow from a seed: E2E_SEED=… repeats them.
+// a halt, so that nothing moves meanwhile. The choices follow from a seed: E2E_SEED=… makes others.
 
-import { randomInt } from 'node:crypto'
 import { existsSync, lstatSync, readdirSync } from 'node:fs'
 import { Agent, get, request, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
@@ -21,9 +20,9 @@ import {
 import { Cache, IS_COMPARISON } from './support/cache.ts'
 import { HitRatio, IdealLru } from './support/ideal-lru.ts'
 import { orphansOf, readVolume, wrongBlobs } from './support/volume.ts'
+import { SEED } from './support/seed.ts'
 import { openWorkspace } from './support/workspace.ts'
 
-const SEED = Number(process.env['E2E_SEED'] ?? randomInt(2 ** 31))
 const MB = 1_000_000
 const LIMIT_BYTES = 500 * MB
 const WORKING_SET_BYTES = 2000 * MB

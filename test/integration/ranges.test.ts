@@ -1,6 +1,8 @@
 // Parts of blobs: the same answers whether the blob is stored, arriving, or not asked for yet.
 
 import { describe, expect, it } from 'vitest'
+import { FAR_AHEAD_BYTES } from '../../src/cache/tail-source.ts'
+import type { Fault } from '../support/fake-upstream-faults.ts'
 import { startLayover } from '../support/layover.ts'
 import { blobOf } from '../support/images.ts'
 import { waitFor } from '../support/wait-for.ts'
@@ -139,13 +141,21 @@ describe('a range of a blob that is arriving', () => {
     await layover.stored(blob.digest)
     expect(upstream.count()).toBe(1)
   })
+})
 
-  it('comes straight from the upstream if it lies far ahead', async () => {
+describe('a range far ahead of a download', () => {
+  /** The download stands after its first bytes. */
+  async function start(fault: Fault = {}) {
     const { layover, upstream } = await startLayover()
-    const blob = blobOf(66 * 1024 * 1024, 'far')
+    const blob = blobOf(FAR_AHEAD_BYTES + SIZE, 'far')
     upstream.addBlob(NAME, blob)
+    upstream.fault({ kind: 'blob' }, fault)
     const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
-    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    return { layover, upstream, blob, gate, path: `/v2/${NAME}/blobs/${blob.digest}` }
+  }
+
+  it('comes straight from the upstream', async () => {
+    const { blob, gate, layover, path, upstream } = await start()
     const whole = await layover.open(path)
     const tail = await layover.get(path, { headers: { Range: 'bytes=-1000' } })
     expect([tail.status, tail.ending]).toEqual([206, 'complete'])
@@ -156,12 +166,8 @@ describe('a range of a blob that is arriving', () => {
     expect(upstream.count()).toBe(2)
   })
 
-  it('waits for the shared download if many others lie far ahead, too', async () => {
-    const { layover, upstream } = await startLayover()
-    const blob = blobOf(66 * 1024 * 1024, 'far')
-    upstream.addBlob(NAME, blob)
-    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
-    const path = `/v2/${NAME}/blobs/${blob.digest}`
+  it('waits for it if many others are, too', async () => {
+    const { blob, gate, layover, path, upstream } = await start()
     const whole = await layover.open(path)
     const tails = []
     for (let index = 0; index < TAILS_MAX + 4; index++) {
@@ -177,13 +183,8 @@ describe('a range of a blob that is arriving', () => {
     await layover.stored(blob.digest)
   })
 
-  it('waits for the shared download if the upstream knows no ranges', async () => {
-    const { layover, upstream } = await startLayover()
-    const blob = blobOf(66 * 1024 * 1024, 'far')
-    upstream.addBlob(NAME, blob)
-    upstream.fault({ kind: 'blob' }, 'range-ignored')
-    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
-    const path = `/v2/${NAME}/blobs/${blob.digest}`
+  it('waits for it if the upstream knows no ranges', async () => {
+    const { blob, gate, layover, path } = await start({ range: 'ignored' })
     const tail = await layover.open(path, { headers: { Range: 'bytes=-1000' } })
     gate.release()
     expect((await tail.finish()).body.equals(blob.bytes.subarray(-1000))).toBe(true)

@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
+import { startFakeUpstream, type FakeUpstream } from '../../support/fake-upstream.ts'
 import { freePort } from './loopback-server.ts'
 import { Daemon } from './processes.ts'
 import type { Workspace } from './workspace.ts'
@@ -145,6 +146,18 @@ export class Cache {
     const lines = this.#daemon.log().split('\n')
     return lines.filter((line) => line.startsWith('{') && line.endsWith('}'))
   }
+}
+
+/** A cache in front of an upstream that fails as it is told, and the root directory to look into. */
+export async function startBeforeFakeUpstream(
+  workspace: Workspace,
+): Promise<{ upstream: FakeUpstream; cache: Cache; root: string }> {
+  const upstream = await startFakeUpstream()
+  workspace.onClose(() => upstream.close())
+  const root = workspace.makeDirectory('volume')
+  const remote = { url: upstream.url, tokenRealm: new URL(upstream.url).host }
+  const storage = { filesystem: { rootdirectory: root } }
+  return { upstream, cache: await Cache.start(workspace, remote, { storage }), root }
 }
 
 function startDaemon(
