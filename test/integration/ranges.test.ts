@@ -143,19 +143,19 @@ describe('a range of a blob that is arriving', () => {
   })
 })
 
-describe('a range far ahead of a download', () => {
-  /** The download stands after its first bytes. */
-  async function start(fault: Fault = {}) {
-    const { layover, upstream } = await startLayover()
-    const blob = blobOf(FAR_AHEAD_BYTES + SIZE, 'far')
-    upstream.addBlob(NAME, blob)
-    upstream.fault({ kind: 'blob' }, fault)
-    const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
-    return { layover, upstream, blob, gate, path: `/v2/${NAME}/blobs/${blob.digest}` }
-  }
+/** A download stands after its first bytes. */
+async function startLargeDownload(fault: Fault = {}) {
+  const { layover, upstream } = await startLayover()
+  const blob = blobOf(FAR_AHEAD_BYTES + SIZE, 'far')
+  upstream.addBlob(NAME, blob)
+  upstream.fault({ kind: 'blob' }, fault)
+  const gate = upstream.gate({ kind: 'blob' }, { afterBytes: 100_000 })
+  return { layover, upstream, blob, gate, path: `/v2/${NAME}/blobs/${blob.digest}` }
+}
 
+describe('a range far ahead of a download', () => {
   it('comes straight from the upstream', async () => {
-    const { blob, gate, layover, path, upstream } = await start()
+    const { blob, gate, layover, path, upstream } = await startLargeDownload()
     const whole = await layover.open(path)
     const tail = await layover.get(path, { headers: { Range: 'bytes=-1000' } })
     expect([tail.status, tail.ending]).toEqual([206, 'complete'])
@@ -167,7 +167,7 @@ describe('a range far ahead of a download', () => {
   })
 
   it('waits for it if many others are, too', async () => {
-    const { blob, gate, layover, path, upstream } = await start()
+    const { blob, gate, layover, path, upstream } = await startLargeDownload()
     const whole = await layover.open(path)
     const tails = []
     for (let index = 0; index < TAILS_MAX + 4; index++) {
@@ -184,7 +184,7 @@ describe('a range far ahead of a download', () => {
   })
 
   it('waits for it if the upstream knows no ranges', async () => {
-    const { blob, gate, layover, path } = await start({ range: 'ignored' })
+    const { blob, gate, layover, path } = await startLargeDownload({ range: 'ignored' })
     const tail = await layover.open(path, { headers: { Range: 'bytes=-1000' } })
     gate.release()
     expect((await tail.finish()).body.equals(blob.bytes.subarray(-1000))).toBe(true)
