@@ -38,7 +38,8 @@ export function describeMatrix(
         it(`${row.name} (${row.about}): ${own.length} cells`, async ({ task }) => {
           const results = await runCells(own, stations)
           task.meta.matrixLine = lineOf(results)
-          expect(results.flatMap(({ deviations }) => deviations)).toEqual([])
+          const deviations = results.flatMap((result) => result.deviations)
+          expect(deviations, deviations.join('\n')).toEqual([])
         })
       }
     })

@@ -3,8 +3,8 @@
 
 import { answerDeviations, recoveryDeviations, summaryOf } from './answer-checks.ts'
 import type { RawResponse } from '../support/http-client.ts'
-import { Asking, BEGINNING, rangeOf } from './asking.ts'
-import { lastingMs, type Part } from './expectation.ts'
+import { Asking, BEGINNING, MIDDLE, rangeOf, type Asked } from './asking.ts'
+import { expectedOf, lastingMs, type Part } from './expectation.ts'
 import { labelOf, type Cell } from './matrix.ts'
 import { Scene } from './scene.ts'
 import type { Station } from './station.ts'
@@ -34,8 +34,11 @@ export async function runCell(cell: Cell, station: Station, id: number): Promise
     const start = await before(station)
     await scene.strike()
     const isHeld = cell.row.breaksLate && cell.resource === 'blob' && cell.state !== 'warm'
-    const held = isHeld ? station.breakLate(scene, start.counters) : undefined
-    const asking = new Asking(cell, scene, station).ask()
+    let asking: Promise<Asked> | undefined
+    const held = isHeld
+      ? station.breakLate(scene, start.counters, () => (isServedFirst(cell) ? asking : undefined))
+      : undefined
+    asking = new Asking(cell, scene, station).ask()
     const [asked] = await station.while(Promise.all([asking, held]))
     await station.idle()
     saw = asked.seen.map(summaryOf)
@@ -55,6 +58,13 @@ export async function runCell(cell: Cell, station: Station, id: number): Promise
     await scene.mend()
     station.upstream.clearGates()
   }
+}
+
+/** Whether what arrives before the break is all that the client asked for: it need not meet the break. */
+function isServedFirst(cell: Cell): boolean {
+  return (
+    cell.client === 'range' && ['content', 'as-sent'].includes(expectedOf(cell, MIDDLE).outcome)
+  )
 }
 
 async function recover(cell: Cell, scene: Scene, station: Station): Promise<string[]> {

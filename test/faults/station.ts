@@ -113,10 +113,16 @@ export class Station {
     await this.while(quiet)
   }
 
-  /** Holds what ends the next bodies until all that was sent before has been taken. @param before by now */
+  /**
+   * Holds what ends the next bodies until all that was sent before has been taken.
+   *
+   * @param before by now
+   * @param served what has to happen beside that, asked for when it has
+   */
   async breakLate(
     { digest, match }: { match: RequestMatch; digest: string },
     before: Counters,
+    served: () => Promise<unknown> | undefined,
   ): Promise<void> {
     const gate = this.upstream.gate(match, { afterBytes: Infinity })
     const takenBefore = before.get(PULLED_BYTES) ?? 0
@@ -125,6 +131,7 @@ export class Station {
       const takenBytes = (await this.layover.metric(PULLED_BYTES)) - takenBefore
       return takenBytes >= this.upstream.bytesSent(digest)
     })
+    await served()
     gate.release()
   }
 
