@@ -121,12 +121,17 @@ describe('a cache with a limit', () => {
     for (const blob of blobs) await plantBlob(rootDirectory, 'library/app', blob)
     expect(diskUsage(rootDirectory)).toBeGreaterThan(2 * LIMIT_BYTES)
     const { layover, upstream } = await startLayover({ rootDirectory, configuration: LIMITED })
-    await waitFor('the volume to be within the limit', () => {
-      return diskUsage(rootDirectory) <= LIMIT_BYTES
+    const blobFiles = (): Promise<string[]> =>
+      layover.files(join('docker', 'registry', 'v2', 'blobs', 'sha256'))
+    await waitFor('the volume to be within the limit', async () => {
+      // What has gone is counted when all that has to go has.
+      const gone = await layover.metric('layover_evicted_blobs_total')
+      const isOver = gone + (await blobFiles()).length === blobs.length
+      return isOver && diskUsage(rootDirectory) <= LIMIT_BYTES
     })
     // No more than that: what is left is served from the disk.
     expect(diskUsage(rootDirectory)).toBeGreaterThan(0.8 * LIMIT_BYTES)
-    const files = new Set(await layover.files(join('docker', 'registry', 'v2', 'blobs', 'sha256')))
+    const files = new Set(await blobFiles())
     const left = blobs.filter(({ digest }) => {
       const hex = digest.slice('sha256:'.length)
       return files.has(join(hex.slice(0, 2), hex, 'data'))
