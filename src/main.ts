@@ -5,13 +5,15 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { runCli } from './cli.ts'
-import { systemClock } from './clock.ts'
-import { openDestination } from './telemetry/logger.ts'
+import { delay, systemClock } from './clock.ts'
+import { openDestination } from './telemetry/log-destination.ts'
 
 /** What a process ended by that signal would exit with. */
 const EXIT_AT_ONCE = 130
 /** The same, for a pipe that nobody reads. */
 const EXIT_UNREAD = 141
+/** For whoever reads the logs to take what is left. */
+const LAST_LINES_LIMIT_MS = 1_000
 
 // undici's HTTP parser is WebAssembly. To optimize it takes 35 MB for a moment, at the first request, and gains what no
 // measurement shows.
@@ -28,12 +30,23 @@ const stopRequested = new Promise<string>((resolve) => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       // Whoever asks twice does not want to wait.
-      if (isAskedBefore) process.exit(EXIT_AT_ONCE)
+      if (isAskedBefore) void end(EXIT_AT_ONCE)
       isAskedBefore = true
       resolve(signal)
     })
   }
 })
+
+async function end(code: number): Promise<never> {
+  const ends = Promise.all([accessDestination.end(), logDestination.end()])
+  const isRead = await Promise.race([
+    ends.then(() => true),
+    delay(systemClock, LAST_LINES_LIMIT_MS).then(() => false),
+  ])
+  // A thread that writes to a pipe that nobody reads would be waited for, whatever else ends.
+  if (!isRead) process.kill(process.pid, 'SIGKILL')
+  process.exit(code)
+}
 
 /** The stream is made when something is printed: a server writes to the descriptor by other means. */
 function print(text: string): void {
@@ -61,6 +74,4 @@ const exitCode = await runCli(process.argv.slice(2), {
     process.on('uncaughtException', report)
   },
 })
-accessDestination.flushSync()
-logDestination.flushSync()
-process.exit(exitCode)
+await end(exitCode)

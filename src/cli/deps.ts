@@ -1,7 +1,7 @@
 // What the commands need of the process, and what they answer with.
 
 import type { Clock } from '../clock.ts'
-import type { Destination } from '../telemetry/logger.ts'
+import type { Destination } from '../telemetry/log-destination.ts'
 
 export interface CliDeps {
   readonly clock: Clock

@@ -10,12 +10,15 @@ export async function serve(file: string | undefined, deps: CliDeps): Promise<nu
   const loaded = await load(file, deps)
   if (!loaded) return EXIT_USAGE
   const { configuration, warnings } = loaded
-  const { clock, logDestination } = deps
+  const { accessDestination, clock, logDestination } = deps
   const logger = createLogger({ clock, destination: logDestination }, configuration.log)
   deps.onBug((err) => logger.error({ err, isBug: true }, 'an error that nobody caught'))
+  accessDestination.onDrop(() => {
+    logger.warn('lines of the access log are dropped: nobody reads stdout as fast as they come')
+  })
   for (const warning of warnings) logger.warn(warning)
   try {
-    const { accessDestination, environment, storageWorkerUrl, version } = deps
+    const { environment, storageWorkerUrl, version } = deps
     const userAgent = `layover/${version}`
     const service = await startService(configuration, {
       clock,

@@ -14,6 +14,9 @@ import { errorResponse, type ErrorResponseOptions } from './error-response.ts'
 import { Exchange } from './exchange.ts'
 import type { RegistryRoutes } from './registry-routes.ts'
 
+/** In log and metrics, as nginx has it: the client left, or was cut off, before there was an answer. */
+const STATUS_UNANSWERED = 499
+
 export interface RequestHandlerDeps {
   readonly clock: Clock
   readonly logger: Logger
@@ -94,8 +97,9 @@ export class RequestHandler {
     const { freshness, handler, request, response } = exchange
     const durationMs = clock.monotonic() - exchange.startedMs
     const method = request.method ?? ''
+    const status = response.headersSent ? response.statusCode : STATUS_UNANSWERED
     metrics.httpInFlight.dec()
-    metrics.httpRequests.inc({ handler, code: response.statusCode, method: method.toLowerCase() })
+    metrics.httpRequests.inc({ handler, code: status, method: method.toLowerCase() })
     metrics.httpDuration.observe({ handler, method: method.toLowerCase() }, durationMs / 1000)
     if (handler === 'blob' || handler === 'manifest') this.#countContent(exchange, handler)
     accessLog?.write({
@@ -105,7 +109,7 @@ export class RequestHandler {
       method,
       uri: request.url ?? '',
       httpVersion: request.httpVersion,
-      status: response.statusCode,
+      status,
       sentBytes: exchange.sentBytes,
       referer: request.headers.referer,
       userAgent: request.headers['user-agent'],

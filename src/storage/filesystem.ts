@@ -3,7 +3,18 @@
 // the operation and the path; absence is `undefined` or a silent success, never an error.
 
 import { randomUUID } from 'node:crypto'
-import { mkdir, readFile, readdir, rename, rm, rmdir, stat, unlink } from 'node:fs/promises'
+import {
+  mkdir,
+  open,
+  readFile,
+  readdir,
+  rename,
+  rm,
+  rmdir,
+  stat,
+  unlink,
+  type FileHandle,
+} from 'node:fs/promises'
 import { mkdirSync, statSync, type Dirent } from 'node:fs'
 import path from 'node:path'
 
@@ -121,6 +132,26 @@ export async function readSmallFile(file: string): Promise<Buffer | undefined> {
   } catch (error) {
     if (isAbsent(error)) return undefined
     throw new StorageError('read', file, error)
+  }
+}
+
+/**
+ * Opens a file to write and read it. It is made anew unless its content is to be kept, and its directory with it, should
+ * somebody have removed that.
+ *
+ * @throws the system's error
+ */
+export async function openFile(
+  file: string,
+  { keepsContent }: { keepsContent: boolean },
+): Promise<FileHandle> {
+  if (keepsContent) return open(file, 'r+')
+  try {
+    return await open(file, 'w+')
+  } catch (error) {
+    if (!isAbsent(error)) throw error
+    await makeDirectory(path.dirname(file))
+    return open(file, 'w+')
   }
 }
 

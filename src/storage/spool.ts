@@ -9,13 +9,12 @@
 //  - when the disk fails, the bytes go on through memory at the pace of the slowest reader: the blob is not
 //    kept, but it is served.
 
-import { open, type FileHandle } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import type { Clock, CancelTimer } from '../clock.ts'
 import { hexOf, type Digest } from '../oci/digest.ts'
 import { BLOCK_BYTES, BlockWindow, type BlockView } from './block-window.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
-import type { FileContent } from './filesystem.ts'
-import { StorageError } from './filesystem.ts'
+import { StorageError, openFile, type FileContent } from './filesystem.ts'
 import { AbandonedError, ContentMismatchError } from './spool-error.ts'
 import { SpoolHash } from './spool-hash.ts'
 import type { LagAllowance } from './lag-allowance.ts'
@@ -85,7 +84,7 @@ export class Spool {
       return new Spool(deps, options, undefined)
     }
     try {
-      return new Spool(deps, options, await open(file, resumedBytes > 0 ? 'r+' : 'w+'))
+      return new Spool(deps, options, await openFile(file, { keepsContent: resumedBytes > 0 }))
     } catch (error) {
       const unkept = new Spool(deps, { ...options, file: undefined }, undefined)
       deps.onStorageFailure(new StorageError('open', file, error))

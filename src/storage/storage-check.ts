@@ -21,7 +21,9 @@ export function storageCheck(deps: { paths: StoragePaths; writer: FileWriter }):
     isAdvisory: true,
     async run() {
       // A volume that another user has written can be ours at the top and closed below.
-      for (const directory of [paths.blobs, paths.repositories]) await ensureWritable(directory)
+      for (const directory of [paths.blobs, paths.repositories, paths.spool]) {
+        await ensureWritable(directory)
+      }
       const text = randomUUID()
       // A name of its own: another check may run at the same time, of this process or of another one.
       const file = path.join(paths.temporary, `health-${text}`)

@@ -42,22 +42,6 @@ export function createLogger({ clock, destination }: LoggerDeps, options: Logger
   )
 }
 
-/** Where lines of log and access log go: the process's stderr and stdout. */
-export function openDestination(fd: 1 | 2, { isBuffered }: { isBuffered: boolean }): Destination {
-  const options = isBuffered ? BUFFERED : { sync: false }
-  const destination = pino.destination({ fd, ...options })
-  // A terminal that went away, or a full disk behind a redirect, must not end the service.
-  destination.on('error', () => undefined)
-  return destination
-}
-
-export interface Destination extends DestinationStream {
-  flushSync(): void
-}
-
-/** One system call for many lines: an access line is then cheaper than the request that it tells of. */
-const BUFFERED = { sync: false, minLength: 8_192, periodicFlush: 250 }
-
 function describeError(error: unknown): Record<string, unknown> {
   if (!(error instanceof Error)) return { message: String(error) }
   const { message, name, stack } = error

@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest'
 import { startLayover } from '../support/layover.ts'
 import { blobOf, buildImage } from '../support/images.ts'
+import { RawConnection } from '../support/raw-connection.ts'
 import { waitFor } from '../support/wait-for.ts'
 
 const NAME = 'library/alpine'
@@ -266,5 +267,20 @@ describe('many clients of one cold blob', () => {
     await layover.stored(blob.digest)
     expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
     expect(upstream.count()).toBe(1)
+  })
+
+  it('before there is an answer: the log does not say that there was one', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(MIB, 'unanswered')
+    upstream.addBlob(NAME, blob)
+    const gate = upstream.gate({ kind: 'blob' })
+    const request = `GET /v2/${NAME}/blobs/${blob.digest} HTTP/1.1\r\nHost: layover\r\n\r\n`
+    const client = await RawConnection.open(layover.url, request)
+    await gate.reached
+    client.close()
+    await waitFor('the client to be gone', () => layover.accessLines.length === 1)
+    expect(layover.accessLines[0]).toMatchObject({ aborted: true, status: 499, sentBytes: 0 })
+    gate.release()
+    await layover.stored(blob.digest)
   })
 })

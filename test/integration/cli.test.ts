@@ -8,7 +8,7 @@ import { openRaw, rawGet } from '../support/http-client.ts'
 import { blobOf } from '../support/images.ts'
 import { configurationFile, Program, upstreamFor } from '../support/program.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
-import { waitFor } from '../support/wait-for.ts'
+import { waitFor, within } from '../support/wait-for.ts'
 
 const MIB = 1024 * 1024
 
@@ -140,6 +140,29 @@ describe('SIGTERM', () => {
     program.kill('SIGTERM')
     expect(await program.exitCode()).toBe(130)
     client.leave()
+  })
+})
+
+describe('an access log that nobody reads', () => {
+  it('loses lines beyond some megabytes, and keeps neither clients nor the end waiting', async () => {
+    const upstream = await upstreamFor()
+    const file = await configurationFile(upstream.url)
+    const program = new Program(['serve', file])
+    const url = await program.url()
+    program.stopReadingStdout()
+    // What is printed of it is as long.
+    const headers = { 'User-Agent': 'x'.repeat(14_000) }
+    for (let lines = 0; lines < 700; lines++) {
+      expect((await rawGet(`${url}/v2/`, { headers })).status).toBe(200)
+    }
+    await waitFor('the program to say so', () => {
+      return program.stderr.includes('lines of the access log are dropped')
+    })
+    program.kill('SIGTERM')
+    await within('the program to exit', program.gone)
+    expect(program.stderr).toContain('stopped')
+    const next = new Program(['serve', file])
+    expect((await rawGet(`${await next.url()}/v2/`)).status).toBe(200)
   })
 })
 

@@ -155,6 +155,19 @@ describe('a disk that refuses', () => {
     await layover.stored(blob.digest)
   })
 
+  it('has its directories made anew when somebody has removed them', async () => {
+    const { layover, upstream } = await startLayover()
+    const blob = blobOf(3 * MIB, 'emptied')
+    upstream.addBlob(NAME, blob)
+    for (const directory of ['docker', 'layover/spool']) {
+      await rm(join(layover.rootDirectory, directory), { recursive: true, force: true })
+    }
+    const path = `/v2/${NAME}/blobs/${blob.digest}`
+    expect((await layover.get(path)).body.equals(blob.bytes)).toBe(true)
+    await layover.stored(blob.digest)
+    expect(storageErrors(layover)).toBe(0)
+  })
+
   it('is complained of once for each blob, and counted', async () => {
     const { layover, upstream } = await startLayover()
     const blob = blobOf(3 * MIB, 'once')

@@ -14,7 +14,9 @@ const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 export class Program {
   stdout = ''
   stderr = ''
+  /** When all that it printed has been read, too. */
   readonly exited: Promise<number | null>
+  readonly gone: Promise<void>
   readonly #child: ChildProcess
 
   /** @param options.uid as another user; for root only */
@@ -28,8 +30,10 @@ export class Program {
     this.#child.stdout?.on('data', (part: Buffer) => (this.stdout += part.toString()))
     this.#child.stderr?.on('data', (part: Buffer) => (this.stderr += part.toString()))
     this.exited = new Promise((resolve) => this.#child.once('close', (code) => resolve(code)))
+    this.gone = new Promise((resolve) => this.#child.once('exit', () => resolve()))
     onTestFinished(async () => {
       this.#child.kill('SIGKILL')
+      this.#child.stdout?.resume()
       await this.exited
     })
   }
@@ -43,12 +47,17 @@ export class Program {
     this.#child.stdout?.destroy()
   }
 
+  /** Whoever reads what it prints has come to a stop. */
+  stopReadingStdout(): void {
+    this.#child.stdout?.pause()
+  }
+
   kill(signal: NodeJS.Signals): void {
     this.#child.kill(signal)
   }
 
   exitCode(): Promise<number | null> {
-    return within('the program to exit', this.exited)
+    return within('the program to exit', this.exited, { deadlineMs: 25_000 })
   }
 
   /** Where it says that it serves. */

@@ -73,8 +73,9 @@ async function stopped(
   })
 }
 
-function removeSpoolDirectory({ spool }: StoragePaths): Promise<void> {
-  return rm(spool, { recursive: true })
+async function makeSpoolsAFile({ spool }: StoragePaths): Promise<void> {
+  await rm(spool, { recursive: true })
+  await writeFile(spool, '')
 }
 
 async function makeBlobsAFile(paths: StoragePaths): Promise<void> {
@@ -85,17 +86,8 @@ async function makeBlobsAFile(paths: StoragePaths): Promise<void> {
 describe('a disk that refuses the file', () => {
   const bytes = bytesOf(3 * MIB, 'refused')
 
-  it.each([
-    ['the directory is gone', removeSpoolDirectory],
-    [
-      'a file stands in place of the directory',
-      async (paths: StoragePaths) => {
-        await removeSpoolDirectory(paths)
-        await writeFile(paths.spool, '')
-      },
-    ],
-  ])('costs nobody a byte: %s', async (_what, prepare) => {
-    const { failures, paths, spool } = await openSpool({ bytes, prepare })
+  it('costs nobody a byte', async () => {
+    const { failures, paths, spool } = await openSpool({ bytes, prepare: makeSpoolsAFile })
     expect(failures).toMatchObject([{ name: 'StorageError', operation: 'open' }])
     expect(spool.isKept).toBe(false)
     const readings = [0, MIB, bytes.length - 1].map(async (from) =>
@@ -112,7 +104,7 @@ describe('a disk that refuses the file', () => {
 
   it('costs nobody the check', async () => {
     const { digest } = blobOf(3 * MIB, 'other')
-    const { spool } = await openSpool({ bytes, digest, prepare: removeSpoolDirectory })
+    const { spool } = await openSpool({ bytes, digest, prepare: makeSpoolsAFile })
     const reading = expect(readRange(join(spool), { to: bytes.length })).rejects.toThrow(
       ContentMismatchError,
     )
