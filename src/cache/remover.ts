@@ -60,7 +60,8 @@ export class Remover {
    */
   async remove(digest: Digest): Promise<number | undefined> {
     const { blobs, index, inventory, onRemoved } = this.#deps
-    if (this.#isInUse(digest)) return undefined
+    // An index that was lost knows of no links: who holds it cannot be told.
+    if (!index.isOpen || this.#isInUse(digest)) return undefined
     const entry = index.blob(digest)
     const freedBytes = entry ? inventory.freedBy(entry) : 0
     const unlinked: Unlinked[] = []

@@ -16,15 +16,16 @@ import {
   SCRUB_KEY,
   SEEN_KEY,
   TOTALS_KEY,
-  chunksOf,
+  type IndexDatabase,
+} from './index-database.ts'
+import type { IndexHandle } from './index-handle.ts'
+import {
   markClosed,
   markComplete,
-  openIndexDatabase,
+  openIndex,
   takeComplete,
-  type IndexDatabase,
-  type IndexDatabaseDeps,
-  type OpenedDatabase,
-} from './index-database.ts'
+  type IndexOpeningDeps,
+} from './index-opening.ts'
 import {
   blobRecord,
   digestKey,
@@ -67,16 +68,15 @@ const NO_TOTALS: Totals = { blobs: 0, links: 0, tags: 0, directories: 0, allocat
 const CHUNK_WRITES = 1_000
 
 export class ContentIndex {
-  readonly #deps: IndexDatabaseDeps
-  #opened: OpenedDatabase | undefined
-  #opening: Promise<OpenedDatabase> | undefined
+  readonly #deps: IndexOpeningDeps
+  #handle: IndexHandle | undefined
+  #opening: Promise<IndexHandle> | undefined
   #totals = NO_TOTALS
-  #hasFailed = false
   #wasComplete = false
   #isComplete = false
   #fileBytes = 0
 
-  private constructor(deps: IndexDatabaseDeps) {
+  private constructor(deps: IndexOpeningDeps) {
     this.#deps = deps
   }
 
@@ -84,7 +84,7 @@ export class ContentIndex {
    * Opens the index. On a full disk it knows nothing for the time being, and takes what it is told as soon as
    * there is room: a cache starts on a full disk too.
    */
-  static async open(deps: IndexDatabaseDeps): Promise<ContentIndex> {
+  static async open(deps: IndexOpeningDeps): Promise<ContentIndex> {
     const index = new ContentIndex(deps)
     try {
       // Before anything is stored, also on a disk that has no room for an index yet.
@@ -117,8 +117,8 @@ export class ContentIndex {
 
   /** @throws {StorageError} */
   async markSeen(): Promise<void> {
-    const { meta } = await this.#ready()
-    await this.#commit(meta.put(SEEN_KEY, true))
+    const handle = await this.#ready()
+    await handle.commit(({ meta }) => meta.put(SEEN_KEY, true))
   }
 
   /** Of what is written down. */
@@ -155,8 +155,9 @@ export class ContentIndex {
   /** The same one by one, for whoever need not see all of them: a base layer has thousands. */
   *eachLinkOf(digest: Digest): Generator<LinkEntry> {
     const start = digestKey(digest)
-    const range = this.#database?.links.getRange({ start, end: keyAfter(start) }) ?? []
-    for (const { key, value } of range) {
+    const range = { start, end: keyAfter(start) }
+    for (const { key, value } of this.#handle?.iterate(({ links }) => links.getRange(range)) ??
+      []) {
       const entry = linkEntry(key, value)
       if (entry) yield entry
     }
@@ -186,8 +187,7 @@ export class ContentIndex {
 
   /** Everything stored, the least recently used first. */
   async *oldestFirst(): AsyncGenerator<BlobEntry> {
-    if (!this.#database) return
-    for await (const chunk of chunksOf(this.#database.order)) {
+    for await (const chunk of this.#chunksOf('order')) {
       for (const { key } of chunk) {
         const digest = digestOfOrderKey(key)
         const entry = digest && this.blob(digest)
@@ -198,8 +198,7 @@ export class ContentIndex {
 
   /** Every link, in the order of digests. */
   async *links(): AsyncGenerator<LinkEntry> {
-    if (!this.#database) return
-    for await (const chunk of chunksOf(this.#database.links)) {
+    for await (const chunk of this.#chunksOf('links')) {
       for (const { key, value } of chunk) {
         const entry = linkEntry(key, value)
         if (entry) yield entry
@@ -212,17 +211,15 @@ export class ContentIndex {
     algorithm: DigestAlgorithm
     hexPrefix: string
   }): AsyncGenerator<BlobEntry> {
-    if (!this.#database) return
     const start = shard && shardKey(shard.algorithm, shard.hexPrefix)
     const range = start ? { start, end: keyAfterAll(start) } : {}
-    for await (const chunk of chunksOf(this.#database.blobs, range)) yield* storedIn(chunk)
+    for await (const chunk of this.#chunksOf('blobs', range)) yield* storedIn(chunk)
   }
 
   /** Everything stored that comes after a digest, in the order of digests; all, if none is given. */
   async *blobsAfter(digest: Digest | undefined): AsyncGenerator<BlobEntry> {
-    if (!this.#database) return
     const range = digest ? { start: keyAfterDigest(digest) } : {}
-    for await (const chunk of chunksOf(this.#database.blobs, range)) yield* storedIn(chunk)
+    for await (const chunk of this.#chunksOf('blobs', range)) yield* storedIn(chunk)
   }
 
   /** @returns undefined when no pass ever began */
@@ -232,8 +229,8 @@ export class ContentIndex {
 
   /** @throws {StorageError} */
   async setScrubPosition({ after, startedAtMs }: ScrubPosition): Promise<void> {
-    const { meta } = await this.#ready()
-    await this.#commit(meta.put(SCRUB_KEY, { startedAtMs, after: after ?? null }))
+    const handle = await this.#ready()
+    await handle.commit(({ meta }) => meta.put(SCRUB_KEY, { startedAtMs, after: after ?? null }))
   }
 
   /**
@@ -249,14 +246,8 @@ export class ContentIndex {
     if (changes.length > 0) await this.#measure()
   }
 
-  /** After a commit that failed there is nothing to flush, and lmdb would wait for it for ever. */
   async close(): Promise<void> {
-    if (this.#hasFailed || !this.#database) return
-    const { root } = this.#database
-    // Nobody reads what is being closed.
-    this.#opened = undefined
-    await root.flushed
-    await root.close()
+    if (!(await this.#handle?.close())) return
     await markClosed(this.#deps.paths)
     if (!this.#isComplete) return
     await markComplete(this.#deps.paths).catch((error: unknown) => {
@@ -266,34 +257,40 @@ export class ContentIndex {
 
   /** Otherwise nothing is found in it. */
   get isOpen(): boolean {
-    return this.#opened !== undefined
+    return this.#handle?.isOpen === true
   }
 
   get #database(): IndexDatabase | undefined {
-    return this.#opened?.database
+    return this.#handle?.database
+  }
+
+  async *#chunksOf(
+    ...range: Parameters<IndexHandle['chunksOf']>
+  ): ReturnType<IndexHandle['chunksOf']> {
+    if (this.#handle) yield* this.#handle.chunksOf(...range)
   }
 
   /** @throws {StorageError} there is no room for it */
-  async #ready(): Promise<IndexDatabase> {
-    if (this.#opened) return this.#opened.database
+  async #ready(): Promise<IndexHandle> {
+    if (this.#handle) return this.#handle
     this.#opening ??= this.#open().finally(() => {
       this.#opening = undefined
     })
-    return (await this.#opening).database
+    return this.#opening
   }
 
-  async #open(): Promise<OpenedDatabase> {
-    const opened = await openIndexDatabase(this.#deps)
-    const { meta } = opened.database
-    if (meta.get(FORMAT_KEY) === undefined) {
+  async #open(): Promise<IndexHandle> {
+    const { handle } = await openIndex(this.#deps)
+    const isNew = handle.database?.meta.get(FORMAT_KEY) === undefined
+    if (isNew) {
       // It begins anew, whatever there was before.
       this.#wasComplete = false
-      await this.#commit(meta.put(FORMAT_KEY, FORMAT))
+      await handle.commit(({ meta }) => meta.put(FORMAT_KEY, FORMAT))
     }
-    this.#totals = totalsIn(meta.get(TOTALS_KEY))
-    this.#opened = opened
+    this.#totals = totalsIn(handle.database?.meta.get(TOTALS_KEY))
+    this.#handle = handle
     await this.#measure()
-    return opened
+    return handle
   }
 
   async #measure(): Promise<void> {
@@ -301,13 +298,12 @@ export class ContentIndex {
   }
 
   /** @returns how many of them are made */
-  async #writeChunk(database: IndexDatabase, changes: readonly IndexChange[]): Promise<number> {
-    const { meta, root } = database
+  async #writeChunk(handle: IndexHandle, changes: readonly IndexChange[]): Promise<number> {
     let made = 0
     try {
-      await this.#commit(
+      await handle.commit((database) =>
         // Unlike a plain one it leaves nothing if it throws.
-        root.childTransaction(() => {
+        database.root.childTransaction(() => {
           let totals = this.#totals
           let writes = 0
           for (const change of changes) {
@@ -317,29 +313,16 @@ export class ContentIndex {
             writes += applied.writes
             if (writes >= CHUNK_WRITES) break
           }
-          meta.put(TOTALS_KEY, totals).catch(() => undefined)
+          database.meta.put(TOTALS_KEY, totals).catch(() => undefined)
           // Now, not after the commit: the next transaction may begin before that.
           this.#totals = totals
         }),
       )
       return made
     } catch (error) {
-      this.#totals = totalsIn(meta.get(TOTALS_KEY))
+      const { database } = handle
+      if (database) this.#totals = totalsIn(database.meta.get(TOTALS_KEY))
       throw error
-    }
-  }
-
-  async #commit(change: Promise<unknown>): Promise<void> {
-    try {
-      await change
-      this.#hasFailed = false
-    } catch (error) {
-      if (error instanceof Error && 'commitError' in error) {
-        this.#hasFailed = true
-        // lmdb tells the reason by a promise of its own, which nobody may have asked for.
-        if (error.commitError instanceof Promise) error.commitError.catch(() => undefined)
-      }
-      throw new StorageError('write', this.#deps.paths.index, error)
     }
   }
 }

@@ -124,3 +124,14 @@ describe('content that somebody begins to use while its links go', () => {
     }
   })
 })
+
+describe('a removal without an index', () => {
+  it('is none: who holds the bytes cannot be told', async () => {
+    const { images, rig } = await openTagged()
+    const digest = images[0]?.manifest.digest
+    if (!digest) throw new Error('there is no image')
+    await rig.index.close()
+    expect(await rig.remover.remove(digest)).toBeUndefined()
+    expect(await rig.blobs.stat(digest)).toBeDefined()
+  })
+})

@@ -1,0 +1,191 @@
+// The opened database behind the content index: whoever reads or writes it goes through here. lmdb maps the file
+// into memory and never lets go of a page that was read, so that reading all of it once makes all of it count as the
+// process's own. Only closing unmaps; so it is closed, and opened again at once, while it is read through.
+//
+// Invariant: it is never opened again once something was written. Until then lmdb closes it synchronously, and nobody
+// can meet a closed database and take what is there for absent. And lmdb's list of free pages does not survive it:
+// of a database that is written to between many openings, writes fail in the end ("Invalid null txn id").
+
+import { statSync } from 'node:fs'
+import type { Logger } from 'pino'
+import { StorageError } from './filesystem.ts'
+import { openTables, type IndexDatabase, type IndexTables } from './index-database.ts'
+import { mappedBytes } from './mapped-bytes.ts'
+
+/** Mapped since it was last opened, up to which it is left open. A million blobs take 320 MB. */
+const MAPPED_MAX_BYTES = 64 * 1024 ** 2
+/** Entries looked at between two turns of the event loop. */
+const CHUNK_ENTRIES = 2_000
+
+/** Given by tests only. */
+export interface IndexHandleOptions {
+  /** Of all mapped files. */
+  readonly mappedBytes?: () => number
+  readonly reopen?: (file: string) => IndexDatabase
+}
+
+export interface IndexHandleDeps extends IndexHandleOptions {
+  readonly file: string
+  readonly logger: Logger
+}
+
+export class IndexHandle {
+  readonly #deps: Required<IndexHandleDeps>
+  readonly #identity: string | undefined
+  /** Undefined: closed, or it could not be opened again. */
+  #opened: IndexDatabase | undefined
+  #mappedBefore: number
+  #isWritten = false
+  #isLost = false
+  #hasFailed = false
+  /** Iterators under way, which would read a closed database. */
+  #iterators = 0
+
+  constructor(deps: IndexHandleDeps, database: IndexDatabase) {
+    this.#deps = { mappedBytes, reopen: openTables, ...deps }
+    this.#opened = database
+    this.#identity = identityOf(deps.file)
+    this.#mappedBefore = this.#deps.mappedBytes()
+  }
+
+  /** Whether there is anything to be found in it. */
+  get isOpen(): boolean {
+    return this.#opened !== undefined
+  }
+
+  /** To be used before anything is awaited, and not kept. */
+  get database(): IndexDatabase | undefined {
+    return this.#opened
+  }
+
+  /** The same for what is read one by one, as far as somebody wants to. */
+  *iterate<T>(read: (database: IndexDatabase) => Iterable<T>): Generator<T> {
+    if (!this.#opened) return
+    this.#iterators++
+    try {
+      yield* read(this.#opened)
+    } finally {
+      this.#iterators--
+    }
+  }
+
+  /**
+   * The entries of a table in the order of their keys; gives way to other work after each chunk.
+   *
+   * @throws {StorageError} it was closed in the middle
+   */
+  async *chunksOf(
+    name: keyof IndexTables,
+    range: { start?: Buffer; end?: Buffer } = {},
+  ): AsyncGenerator<{ key: Buffer; value: Buffer }[]> {
+    if (!this.#opened) return
+    let { start } = range
+    for (;;) {
+      const bounds = {
+        ...(start ? { start } : {}),
+        ...(range.end ? { end: range.end } : {}),
+        limit: CHUNK_ENTRIES,
+      }
+      const table = this.#opened?.[name]
+      if (!table) throw this.#error('read', new Error('it was closed meanwhile'))
+      const chunk = [...table.getRange(bounds)]
+      if (chunk.length > 0) yield chunk
+      const last = chunk.at(-1)
+      if (!last || chunk.length < CHUNK_ENTRIES) return
+      // The smallest key after the last one.
+      start = Buffer.concat([last.key, Buffer.alloc(1)])
+      await nextTurn()
+    }
+  }
+
+  /**
+   * @param change begins it, at once
+   * @throws {StorageError} it is not made
+   */
+  async commit(change: (database: IndexDatabase) => Promise<unknown>): Promise<void> {
+    if (this.#isLost) this.#openAgain()
+    if (!this.#opened) throw this.#error('write', new Error('it is closed'))
+    this.#isWritten = true
+    try {
+      await change(this.#opened)
+      this.#hasFailed = false
+    } catch (error) {
+      if (error instanceof Error && 'commitError' in error) {
+        this.#hasFailed = true
+        // lmdb tells the reason by a promise of its own, which nobody may have asked for.
+        if (error.commitError instanceof Promise) error.commitError.catch(() => undefined)
+      }
+      throw this.#error('write', error)
+    }
+  }
+
+  /**
+   * After a commit that failed there is nothing to flush, and lmdb would wait for it for ever.
+   *
+   * @returns whether all is written down, and it was closed
+   */
+  async close(): Promise<boolean> {
+    const root = this.#opened?.root
+    if (this.#hasFailed || !root) return false
+    // Nobody reads what is being closed.
+    this.#opened = undefined
+    await root.flushed
+    await root.close()
+    return true
+  }
+
+  /** Unmaps what was read, if that is much, and nothing was written yet. Costs a millisecond. */
+  letGo(): void {
+    const root = this.#opened?.root
+    if (!root || this.#isWritten || this.#iterators > 0) return
+    if (this.#deps.mappedBytes() - this.#mappedBefore <= MAPPED_MAX_BYTES) return
+    // If another file has its name by now, what is mapped is all that there is of this one.
+    if (identityOf(this.#deps.file) !== this.#identity) return
+    root.close().catch(() => undefined)
+    this.#opened = undefined
+    this.#openAgain()
+  }
+
+  /** If it fails, it is as if there were no index, until a write finds that it succeeds. */
+  #openAgain(): void {
+    const { file, logger, reopen } = this.#deps
+    let database: IndexDatabase | undefined
+    try {
+      database = reopen(file)
+      if (identityOf(file) !== this.#identity) throw new Error('another file has its name')
+      this.#opened = database
+      this.#mappedBefore = this.#deps.mappedBytes()
+      if (this.#isLost) logger.info('the index of the content could be opened again')
+      this.#isLost = false
+    } catch (error) {
+      database?.root.close().catch(() => undefined)
+      const isKnown = this.#isLost
+      this.#isLost = true
+      if (isKnown) return
+      logger.error(
+        { err: this.#error('open', error) },
+        'lost the index of the content: nothing expires until it can be opened again, or after a restart',
+      )
+    }
+  }
+
+  #error(operation: string, cause: unknown): StorageError {
+    return new StorageError(operation, this.#deps.file, cause)
+  }
+}
+
+/** @returns undefined when there is no such file */
+function identityOf(file: string): string | undefined {
+  try {
+    const { dev, ino } = statSync(file)
+    return `${dev}:${ino}`
+  } catch {
+    return undefined
+  }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve)
+  })
+}
