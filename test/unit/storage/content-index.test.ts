@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, open, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { open as openDatabase } from 'lmdb'
@@ -297,6 +297,31 @@ describe('an index that cannot be used', () => {
       expect((await all(index.oldestFirst())).map(({ digest }) => digest)).toEqual([digestAt(1)])
       expect(index.linksOf(digestAt(1))).toEqual([entryOf(1)])
     })
+  })
+})
+
+describe('an index whose last page was given up before it was written', () => {
+  it('is as good as any', async () => {
+    const paths = await makePaths()
+    await withIndex(paths, async (index) => {
+      await put(index, [entryOf(1)])
+      index.markComplete()
+    })
+    const file = await open(databaseOf(paths), 'r+')
+    const { buffer: head } = await file.read(Buffer.alloc(52), 0, 52, 0)
+    const pageBytes = head.readUInt32LE(48)
+    const lastPage = Buffer.alloc(8)
+    lastPage.writeBigUInt64LE(BigInt((await file.stat()).size / pageBytes))
+    // In each of the two pages that the file begins with.
+    for (const at of [144, pageBytes + 144]) await file.write(lastPage, 0, lastPage.length, at)
+    await file.close()
+    const warnings = await withIndex(paths, async (index) => {
+      expect(index.wasComplete).toBe(true)
+      expect(await all(index.links())).toEqual([entryOf(1)])
+      await put(index, [entryOf(2)])
+    })
+    expect(warnings).toEqual([])
+    await withIndex(paths, async (index) => expect(await all(index.links())).toHaveLength(2))
   })
 })
 
