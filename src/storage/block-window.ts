@@ -67,6 +67,17 @@ export class BlockWindow {
   }
 
   /**
+   * All bytes, of a window that never dropped any. They stay what they are, and keep nothing else alive: the one block
+   * of a small blob whose size was known.
+   */
+  whole(): Buffer {
+    const [first] = this.#blocks
+    if (this.#blocks.length === 1 && first?.filledBytes === first?.buffer.length)
+      return first?.buffer ?? Buffer.alloc(0)
+    return Buffer.concat(this.slices(0, this.#endBytes).map(({ bytes }) => bytes))
+  }
+
+  /**
    * Whoever is given a view holds its block, and lets go of it once.
    *
    * @returns up to `lengthMax` bytes at `position`; undefined when they are older than the window

@@ -199,10 +199,10 @@ export class Spool {
     return areLinked
   }
 
-  /** @returns the bytes of a blob that was spooled in memory; undefined for a larger one */
+  /** @returns the bytes of a blob that was spooled in memory, not copied; undefined for a larger one */
   wholeInMemory(): Buffer | undefined {
     if (this.#handle || !this.isKept) return undefined
-    return Buffer.concat(this.#window.slices(0, this.receivedBytes).map(({ bytes }) => bytes))
+    return this.#window.whole()
   }
 
   /** The disk has no room for more: what comes goes on through memory, and the whole is not kept. */

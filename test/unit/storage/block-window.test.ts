@@ -47,4 +47,23 @@ describe('a window of blocks', () => {
     window.append(blockOf(2), Infinity)
     expect(viewAt(window, 0).bytes[0]).toBe(1)
   })
+
+  it('gives all of a small blob without a copy', () => {
+    const window = new BlockWindow(0)
+    window.append(Buffer.alloc(600, 1), 1000)
+    window.append(Buffer.alloc(400, 2), 400)
+    const whole = window.whole()
+    expect(whole.equals(Buffer.concat([Buffer.alloc(600, 1), Buffer.alloc(400, 2)]))).toBe(true)
+    expect(whole.buffer).toBe(viewAt(window, 0).bytes.buffer)
+    expect(whole.buffer.byteLength).toBe(1000)
+  })
+
+  it('gives all of what has several blocks, or room left, without keeping that alive', () => {
+    const window = new BlockWindow(0)
+    window.append(Buffer.alloc(BLOCK_BYTES + 1, 3), Infinity)
+    const whole = window.whole()
+    expect(whole.equals(Buffer.alloc(BLOCK_BYTES + 1, 3))).toBe(true)
+    expect(whole.buffer.byteLength).toBe(BLOCK_BYTES + 1)
+    expect(new BlockWindow(0).whole()).toHaveLength(0)
+  })
 })
