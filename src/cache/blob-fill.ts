@@ -17,6 +17,7 @@ import type { Metrics } from '../telemetry/metrics.ts'
 import { drop } from '../upstream/response-body.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { DiskBudget, Reservation } from './disk-budget.ts'
+import { keepPace } from './disk-pace.ts'
 import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import type { Repository } from './repositories.ts'
@@ -125,7 +126,8 @@ export class BlobFill {
     metrics.fillsRunning.inc()
     const about = { digest: this.digest, repository: this.repository.storedName }
     try {
-      await this.#download()
+      // In two steps: what waits for the disk must not hold the upstream's answer any more.
+      await this.#keep(await this.#download())
     } catch (error) {
       this.#hasFailed = true
       this.#settleOpened?.reject(this.#tellable(error))
@@ -157,7 +159,9 @@ export class BlobFill {
     return new UpstreamError('bad-response', message, { cause: error })
   }
 
-  async #download(): Promise<void> {
+  /** @returns all bytes, verified */
+  async #download(): Promise<Spool> {
+    if (this.#options.keeper) await keepPace(this.#deps, this.#stop.signal)
     const first = await this.#firstAnswer()
     const spool = await this.#openSpool(first).catch((error: unknown) => {
       drop(first.body)
@@ -181,7 +185,7 @@ export class BlobFill {
     await spool.finish()
     this.#settleOpened?.resolve(spool)
     this.#settleVerified?.resolve()
-    await this.#keep(spool)
+    return spool
   }
 
   /** Goes on with what an earlier attempt left, if the upstream agrees. */
@@ -316,13 +320,8 @@ export class BlobFill {
   }
 
   #broken(what: string, cause?: unknown): UpstreamError {
-    return new UpstreamError(
-      'unreachable',
-      `${this.repository.upstream.name}: the download ${what}`,
-      {
-        cause,
-      },
-    )
+    const { name } = this.repository.upstream
+    return new UpstreamError('unreachable', `${name}: the download ${what}`, { cause })
   }
 
   async #copy(spool: Spool, { body, sizeBytes, startOffset }: UpstreamBlob): Promise<void> {
