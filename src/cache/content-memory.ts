@@ -5,7 +5,8 @@ import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 
-const TOTAL_MAX_BYTES = 32 * 1024 * 1024
+/** Some thousand small blobs, or the manifests of as many images: what is pulled all the time. The rest disks serve. */
+const TOTAL_MAX_BYTES = 16 * 1024 * 1024
 /** An entry's own cost, so that many tiny blobs are bounded too. */
 const OVERHEAD_BYTES = 512
 
