@@ -51,7 +51,7 @@ export async function measureIndex(root, manifests) {
     batch: () => remover,
     remove: async (digest) => {
       chosen.push(digest)
-      return index.blob(digest).allocatedBytes
+      return inventory.freedBy(index.blob(digest))
     },
   }
   inventory.setCounted()
