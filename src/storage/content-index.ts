@@ -19,13 +19,8 @@ import {
   type IndexDatabase,
 } from './index-database.ts'
 import type { IndexHandle } from './index-handle.ts'
-import {
-  markClosed,
-  markComplete,
-  openIndex,
-  takeComplete,
-  type IndexOpeningDeps,
-} from './index-opening.ts'
+import { IndexMarks } from './index-marks.ts'
+import { openIndex, type IndexOpeningDeps } from './index-opening.ts'
 import {
   blobRecord,
   digestKey,
@@ -69,6 +64,7 @@ const CHUNK_WRITES = 1_000
 
 export class ContentIndex {
   readonly #deps: IndexOpeningDeps
+  readonly #marks: IndexMarks
   #handle: IndexHandle | undefined
   #opening: Promise<IndexHandle> | undefined
   #totals = NO_TOTALS
@@ -78,6 +74,7 @@ export class ContentIndex {
 
   private constructor(deps: IndexOpeningDeps) {
     this.#deps = deps
+    this.#marks = new IndexMarks(deps)
   }
 
   /**
@@ -88,7 +85,7 @@ export class ContentIndex {
     const index = new ContentIndex(deps)
     try {
       // Before anything is stored, also on a disk that has no room for an index yet.
-      index.#wasComplete = await takeComplete(deps.paths)
+      index.#wasComplete = await index.#marks.takeComplete()
       await index.#ready()
     } catch (error) {
       if (!(error instanceof StorageError)) throw error
@@ -248,9 +245,9 @@ export class ContentIndex {
 
   async close(): Promise<void> {
     if (!(await this.#handle?.close())) return
-    await markClosed(this.#deps.paths)
+    await this.#marks.noteClosed()
     if (!this.#isComplete) return
-    await markComplete(this.#deps.paths).catch((error: unknown) => {
+    await this.#marks.noteComplete().catch((error: unknown) => {
       this.#deps.logger.error({ err: error }, 'the next start has to look through the volume')
     })
   }
@@ -280,7 +277,7 @@ export class ContentIndex {
   }
 
   async #open(): Promise<IndexHandle> {
-    const { handle } = await openIndex(this.#deps)
+    const { handle } = await openIndex(this.#deps, this.#marks)
     const isNew = handle.database?.meta.get(FORMAT_KEY) === undefined
     if (isNew) {
       // It begins anew, whatever there was before.

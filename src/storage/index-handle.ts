@@ -27,6 +27,8 @@ export interface IndexHandleOptions {
 export interface IndexHandleDeps extends IndexHandleOptions {
   readonly file: string
   readonly logger: Logger
+  /** lmdb has found something in the file that it would never have written. */
+  readonly onDamage: () => void
 }
 
 export class IndexHandle {
@@ -38,6 +40,7 @@ export class IndexHandle {
   #isWritten = false
   #isLost = false
   #hasFailed = false
+  #isDamaged = false
   /** Iterators under way, which would read a closed database. */
   #iterators = 0
 
@@ -113,8 +116,11 @@ export class IndexHandle {
       if (error instanceof Error && 'commitError' in error) {
         this.#hasFailed = true
         // lmdb tells the reason by a promise of its own, which nobody may have asked for.
-        if (error.commitError instanceof Promise) error.commitError.catch(() => undefined)
+        if (error.commitError instanceof Promise) {
+          error.commitError.catch((reason: unknown) => this.#judge(reason))
+        }
       }
+      this.#judge(error)
       throw this.#error('write', error)
     }
   }
@@ -169,9 +175,25 @@ export class IndexHandle {
     }
   }
 
+  #judge(error: unknown): void {
+    if (this.#isDamaged || !isDamage(error)) return
+    this.#isDamaged = true
+    this.#deps.onDamage()
+    this.#deps.logger.error(
+      { err: error },
+      'the index of the content is damaged: nothing more is noted in it; restart the cache, which rebuilds it',
+    )
+  }
+
   #error(operation: string, cause: unknown): StorageError {
     return new StorageError(operation, this.#deps.file, cause)
   }
+}
+
+/** lmdb's own numbers are negative; the system's, of a disk that is full, are not. */
+function isDamage(error: unknown): boolean {
+  const code = error instanceof Error && 'code' in error ? error.code : undefined
+  return typeof code === 'number' && code < 0
 }
 
 /** @returns undefined when there is no such file */

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, open, rm, stat, truncate, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { open as openDatabase } from 'lmdb'
@@ -267,6 +267,36 @@ describe('an index that cannot be used', () => {
     })
     expect(warnings).toEqual([REBUILT])
     await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([entryOf(2)]))
+  })
+
+  it.each(['damaged', 'running.3'])('because of the mark %s begins anew, once', async (mark) => {
+    const paths = await makePaths()
+    await withIndex(paths, (index) => put(index, [entryOf(1)]))
+    await writeFile(path.join(paths.index, mark), '')
+    const warnings = await withIndex(paths, async (index) => {
+      expect(await all(index.links())).toEqual([])
+      await put(index, [entryOf(2)])
+    })
+    expect(warnings).toEqual([REBUILT])
+    await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([entryOf(2)]))
+  })
+
+  it.each([
+    ['only the second run', 'running.2', 0, 'running.3'],
+    ['a run that had used it for long', 'running.3', 3_600_001, 'running.1'],
+  ])('because %s was not ended in order does not', async (_what, mark, usedMs, next) => {
+    const paths = await makePaths()
+    await withIndex(paths, (index) => put(index, [entryOf(1)]))
+    const file = path.join(paths.index, mark)
+    await writeFile(file, '')
+    const { mtimeMs } = await stat(databaseOf(paths))
+    await utimes(file, new Date(mtimeMs - usedMs), new Date(mtimeMs - usedMs))
+    const warnings = await withIndex(paths, async (index) => {
+      expect(await all(index.links())).toEqual([entryOf(1)])
+      expect(await readdir(paths.index)).toContain(next)
+    })
+    expect(warnings).toEqual([])
+    expect((await readdir(paths.index)).filter((name) => name.startsWith('running'))).toEqual([])
   })
 
   it('removes the databases of other versions', async () => {

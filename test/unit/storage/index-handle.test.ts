@@ -8,13 +8,14 @@ import type { RepositoryName } from '../../../src/oci/reference.ts'
 import { ContentIndex } from '../../../src/storage/content-index.ts'
 import { StorageError } from '../../../src/storage/filesystem.ts'
 import type { IndexChange } from '../../../src/storage/index-changes.ts'
+import { IndexMarks } from '../../../src/storage/index-marks.ts'
 import { openIndex, type OpenedIndex } from '../../../src/storage/index-opening.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { blobOf } from '../../support/images.ts'
 import { everMoreMapped, type MappedMemory } from '../../support/mapped-memory.ts'
 import { makeWriter } from '../../support/storage-thread.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { nextTurn } from '../../support/wait-for.ts'
+import { nextTurn, waitFor } from '../../support/wait-for.ts'
 
 const REPOSITORIES = ['library/a', 'library/b'] as RepositoryName[]
 /** More than one chunk of a walk, in each table. */
@@ -76,12 +77,8 @@ async function openHandle(
   const memory = everMoreMapped()
   const messages: string[] = []
   const logger = loggerTo(messages)
-  const { checked, handle } = await openIndex({
-    paths,
-    writer: makeWriter(paths),
-    logger,
-    ...memory,
-  })
+  const deps = { paths, writer: makeWriter(paths), logger, ...memory }
+  const { checked, handle } = await openIndex(deps, new IndexMarks(deps))
   onTestFinished(async () => {
     await handle.close()
   })
@@ -101,6 +98,26 @@ function loggerTo(messages: string[]): Logger {
   }
   return pino({}, { write })
 }
+
+describe('an index in which lmdb finds damage', () => {
+  it('says so once, and leaves a mark for the next start', async () => {
+    const paths = await makePaths(10)
+    const { handle, messages } = await openHandle(paths)
+    const damage = Object.assign(new Error('MDB_CORRUPTED'), { code: -30_796 })
+    for (let writes = 0; writes < 2; writes++) {
+      await expect(handle.commit(() => Promise.reject(damage))).rejects.toThrow(StorageError)
+    }
+    expect(messages).toEqual([expect.stringContaining('the index of the content is damaged')])
+    await waitFor('the mark', () => existsSync(path.join(paths.index, 'damaged')))
+  })
+
+  it('is not one on a disk that is full', async () => {
+    const { handle, messages } = await openHandle(await makePaths(10))
+    const full = Object.assign(new Error('No space left on device'), { code: 28 })
+    await expect(handle.commit(() => Promise.reject(full))).rejects.toThrow(StorageError)
+    expect(messages).toEqual([])
+  })
+})
 
 describe('an index of which much is mapped', () => {
   it('is opened again while it is read through, and has all that it had', async () => {
