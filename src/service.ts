@@ -140,6 +140,7 @@ async function startOn(
         metrics.rateLimitRemaining.set({ upstream }, remaining)
         if (limit !== undefined) metrics.rateLimitLimit.set({ upstream }, limit)
       },
+      onWrongManifest: () => metrics.mismatches.inc({ type: 'manifest' }),
     }),
   })
   for (const { credentials, name } of [proxy.main, ...proxy.others]) {

@@ -13,6 +13,7 @@ import {
 } from '../oci/manifest.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import type { UpstreamManifest } from '../upstream/remote-registry.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { Freshness, ManifestAnswer } from './answer.ts'
 import type { ContentMemory, HotContent } from './content-memory.ts'
@@ -127,17 +128,17 @@ export class ManifestStore {
     const { clock, metrics } = this.#deps
     const { name, registry } = repository
     const fetched = await registry.getManifest(name, reference, { deadlineMs })
-    const { bytes, digest: announced, mediaType: servedAs } = fetched
+    const { bytes, digest: announced, mediaType: servedAs, sentBy } = fetched
     metrics.proxyPulledBytes.inc({ type: 'manifest' }, bytes.length)
     const digest = expected ?? announced ?? digestOf(bytes)
     if (!matchesDigest(bytes, digest)) {
       metrics.mismatches.inc({ type: 'manifest' })
       throw new UpstreamError(
         'bad-response',
-        `${repository.upstream.name} sent a manifest for ${name}@${digest} that does not match`,
+        `${sentBy} sent a manifest for ${name}@${digest} that does not match`,
       )
     }
-    const hot = hotContent(bytes, parseFetched(bytes, repository), clock.now())
+    const hot = hotContent(bytes, parseFetched(fetched, repository), clock.now())
     await this.#store(repository, digest, hot)
     const isChecked = this.#noteServedAs(repository, digest, servedAs)
     this.#remember(repository, digest, hot, { isChecked })
@@ -240,12 +241,12 @@ function hotContent(bytes: Buffer, content: ManifestContent, storedAtMs: number)
   return { bytes, storedAtMs, manifest: content }
 }
 
-function parseFetched(bytes: Buffer, { name, upstream }: Repository): ManifestContent {
+function parseFetched({ bytes, sentBy }: UpstreamManifest, { name }: Repository): ManifestContent {
   try {
     return readManifest(bytes)
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error)
-    throw new UpstreamError('bad-response', `${upstream.name}, ${name}: ${reason}`, {
+    throw new UpstreamError('bad-response', `${sentBy}, ${name}: ${reason}`, {
       cause: error,
     })
   }

@@ -1,11 +1,14 @@
 // Several endpoints that are one registry: mirrors in the operator's order, the origin last. Whatever goes wrong at
-// a mirror, the next one is asked. That includes 404 and refusals: a mirror may lack what the origin has, so only
-// the origin's word that something is not there counts. A mirror that is out of order is passed over for a while.
+// a mirror, the next one is asked. That includes 404, refusals and empty lists: a mirror may lack what the origin has,
+// so only the origin's word that something is not there counts. It includes wrong content: a manifest is looked at
+// here, and of a blob the caller tells. A mirror that is out of order is passed over for a while.
 
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
-import type { Digest } from '../oci/digest.ts'
+import { matchesDigest, parseDigest, type Digest } from '../oci/digest.ts'
+import { readManifest } from '../oci/manifest.ts'
 import type { RepositoryName } from '../oci/reference.ts'
+import { Mirror, type MirrorCall } from './mirror.ts'
 import type {
   BlobOptions,
   CallOptions,
@@ -27,19 +30,24 @@ import {
 } from './upstream-client.ts'
 import { UpstreamError } from './upstream-error.ts'
 
-/** How long a mirror is passed over at first; twice as long each time it fails again. */
-const PAUSE_FIRST_MS = 10_000
-const PAUSE_MAX_MS = 300_000
+/** What is asked of whichever endpoint it is. @param turn undefined for the origin */
+type Call<Options, T> = (
+  registry: RemoteRegistry,
+  options: Options,
+  turn: Turn | undefined,
+) => Promise<T>
 
-interface Mirror {
-  readonly registry: OpenRegistry
-  /** Monotonic. */
-  pausedUntilMs: number
-  pauseMs: number
+/** A mirror that is being asked. */
+interface Turn {
+  readonly mirror: Mirror
+  readonly call: MirrorCall
 }
 
-/** What is asked of whichever endpoint it is. */
-type Call<Options, T> = (registry: RemoteRegistry, options: Options) => Promise<T>
+export interface MirroredDeps {
+  readonly clock: Clock
+  readonly logger: Logger
+  readonly onWrongManifest?: UpstreamDeps['onWrongManifest']
+}
 
 export interface RegistryOptions extends Omit<UpstreamOptions, 'remoteUrl'> {
   /** Mirrors, and the origin last. At least one. */
@@ -79,26 +87,24 @@ export function createRegistry(
 export class MirroredRegistry implements OpenRegistry {
   readonly name: string
   readonly #clock: Clock
-  readonly #logger: Logger
+  readonly #onWrongManifest: UpstreamDeps['onWrongManifest']
   readonly #mirrors: readonly Mirror[]
   readonly #origin: OpenRegistry
 
   /** @param options.endpoints at least one; the last one is the origin */
   constructor(
-    { clock, logger }: { clock: Clock; logger: Logger },
+    { clock, logger, onWrongManifest }: MirroredDeps,
     { endpoints, name }: { name: string; endpoints: readonly OpenRegistry[] },
   ) {
     const origin = endpoints.at(-1)
     if (!origin) throw new TypeError(`no endpoint for ${name}`)
     this.name = name
     this.#clock = clock
-    this.#logger = logger
+    this.#onWrongManifest = onWrongManifest
     this.#origin = origin
-    this.#mirrors = endpoints.slice(0, -1).map((registry) => ({
-      registry,
-      pausedUntilMs: Number.NEGATIVE_INFINITY,
-      pauseMs: PAUSE_FIRST_MS,
-    }))
+    this.#mirrors = endpoints
+      .slice(0, -1)
+      .map((registry) => new Mirror({ clock, logger }, { registry, upstream: name }))
   }
 
   headManifest(
@@ -114,7 +120,11 @@ export class MirroredRegistry implements OpenRegistry {
     reference: string,
     options: CallOptions = {},
   ): Promise<UpstreamManifest> {
-    return this.#ask(options, (registry, own) => registry.getManifest(repository, reference, own))
+    return this.#ask(options, async (registry, own, turn) => {
+      const manifest = await registry.getManifest(repository, reference, own)
+      if (turn) this.#checkManifest(manifest, { name: repository, reference }, turn.mirror)
+      return manifest
+    })
   }
 
   headBlob(
@@ -148,10 +158,7 @@ export class MirroredRegistry implements OpenRegistry {
   /** A mirror that may be asked is reason enough to ask. */
   reluctance(method: 'GET' | 'HEAD'): UpstreamError | undefined {
     const isWilling = ({ registry }: Mirror): boolean => registry.reluctance(method) === undefined
-    const nowMs = this.#clock.monotonic()
-    if (this.#mirrors.some((mirror) => nowMs >= mirror.pausedUntilMs && isWilling(mirror))) {
-      return undefined
-    }
+    if (this.#mirrors.some((mirror) => !mirror.isPassedOver && isWilling(mirror))) return undefined
     return this.#origin.reluctance(method)
   }
 
@@ -176,8 +183,7 @@ export class MirroredRegistry implements OpenRegistry {
   /** Each that is asked gets its share of the time that is left, so that the origin has some. */
   async #ask<Options extends CallOptions, T>(options: Options, call: Call<Options, T>): Promise<T> {
     const { deadlineMs = Infinity } = options
-    const nowMs = this.#clock.monotonic()
-    const passedOver = this.#mirrors.filter((mirror) => nowMs < mirror.pausedUntilMs)
+    const passedOver = this.#mirrors.filter(({ isPassedOver }) => isPassedOver)
     const asked = this.#mirrors.filter((mirror) => !passedOver.includes(mirror))
     for (const [index, mirror] of asked.entries()) {
       const shares = asked.length - index + 1
@@ -185,7 +191,7 @@ export class MirroredRegistry implements OpenRegistry {
       if (!(outcome instanceof UpstreamError)) return outcome.value
     }
     try {
-      return await call(this.#origin, options)
+      return await call(this.#origin, options, undefined)
     } catch (error) {
       if (!(error instanceof UpstreamError) || !isOutage(error)) throw error
       // Nobody else is left: a mirror that was out of order may be back.
@@ -211,26 +217,41 @@ export class MirroredRegistry implements OpenRegistry {
     options: Options,
     call: Call<Options, T>,
   ): Promise<{ value: T } | UpstreamError> {
+    const turn = { mirror, call: mirror.begin() }
     try {
-      const value = await call(mirror.registry, options)
-      mirror.pausedUntilMs = Number.NEGATIVE_INFINITY
-      mirror.pauseMs = PAUSE_FIRST_MS
+      const value = await call(mirror.registry, options, turn)
+      mirror.noteAnswer(turn.call)
       return { value }
     } catch (error) {
       if (!(error instanceof UpstreamError)) throw error
-      if (isOutage(error)) this.#pause(mirror, error)
+      if (isOutage(error)) mirror.noteOutage(turn.call, error)
       return error
     }
   }
 
-  #pause(mirror: Mirror, { message, retryAfterMs = 0 }: UpstreamError): void {
-    const pauseMs = Math.min(Math.max(mirror.pauseMs, retryAfterMs), PAUSE_MAX_MS)
-    mirror.pausedUntilMs = this.#clock.monotonic() + pauseMs
-    mirror.pauseMs = Math.min(mirror.pauseMs * 2, PAUSE_MAX_MS)
-    this.#logger.warn(
-      { upstream: this.name, mirror: mirror.registry.name, reason: message },
-      `a mirror is passed over for ${Math.ceil(pauseMs / 1000)} s`,
-    )
+  /** @throws {UpstreamError} bad-response: it cannot be what was asked for */
+  #checkManifest(
+    { bytes, digest: announced, sentBy }: UpstreamManifest,
+    { name, reference }: { name: RepositoryName; reference: string },
+    mirror: Mirror,
+  ): void {
+    const asked = parseDigest(reference)
+    const digest = asked ?? announced
+    if (digest && !matchesDigest(bytes, digest)) {
+      this.#onWrongManifest?.()
+      const message = `${sentBy} sent a manifest for ${name}@${digest} that does not match`
+      const error = new UpstreamError('bad-response', message)
+      mirror.noteWrongContent(error)
+      throw error
+    }
+    if (asked) return
+    try {
+      readManifest(bytes)
+    } catch (error) {
+      // A web page, or what this cache cannot use, which the origin may have too: no reason to pass the mirror over.
+      const message = `${sentBy} sent no manifest for ${name}:${reference}`
+      throw new UpstreamError('bad-response', message, { cause: error })
+    }
   }
 }
 

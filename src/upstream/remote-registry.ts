@@ -39,6 +39,8 @@ export interface UpstreamManifest {
   /** What the upstream's header claims; the caller verifies. */
   readonly digest: Digest | undefined
   readonly mediaType: string | undefined
+  /** The endpoint, for messages. */
+  readonly sentBy: string
 }
 
 export interface UpstreamBlob {

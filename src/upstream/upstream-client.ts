@@ -135,7 +135,12 @@ export class UpstreamClient implements OpenRegistry {
       const answer = await this.#session.call(call, budget)
       const bytes = await readContent(answer, MANIFEST_SIZE_MAX_BYTES, budget.signal)
       const { headers } = answer
-      return { bytes, digest: contentDigest(headers), mediaType: mediaType(headers) }
+      return {
+        bytes,
+        digest: contentDigest(headers),
+        mediaType: mediaType(headers),
+        sentBy: this.name,
+      }
     })
   }
 

@@ -56,6 +56,8 @@ export interface UpstreamDeps extends TransportDeps {
   readonly onLoginChange?: ((state: { readonly isFailing: boolean }) => void) | undefined
   /** Told what is left of the pulls that the upstream allows, with each answer that says so. */
   readonly onRateLimit?: ((rateLimit: RateLimit) => void) | undefined
+  /** Told of each manifest of a mirror that does not match its digest; nobody gets it. */
+  readonly onWrongManifest?: (() => void) | undefined
 }
 
 export interface Call {

@@ -79,7 +79,7 @@ describe('manifests', () => {
     const head = await client.headManifest(alpine, '3.20')
     expect(head).toEqual({ digest, mediaType, sizeBytes: content.length })
     const manifest = await client.getManifest(alpine, digest)
-    expect(manifest).toEqual({ digest, mediaType, bytes: content })
+    expect(manifest).toEqual({ digest, mediaType, bytes: content, sentBy: client.name })
   })
 
   it('come without what the headers do not say, or say wrongly', async () => {
