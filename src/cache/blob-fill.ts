@@ -6,7 +6,7 @@ import type { Readable } from 'node:stream'
 import type { Logger } from 'pino'
 import { delay, type Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { BlobStore } from '../storage/blob-store.ts'
+import { SMALL_BLOB_MAX_BYTES, type BlobStore } from '../storage/blob-store.ts'
 import type { FileContent } from '../storage/filesystem.ts'
 import { StorageError } from '../storage/filesystem.ts'
 import { AbandonedError, ContentMismatchError } from '../storage/spool-error.ts'
@@ -16,9 +16,11 @@ import type { SpoolDirectory } from '../storage/spool-directory.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { drop } from '../upstream/response-body.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
-import type { DiskBudget, Reservation } from './disk-budget.ts'
+import { BlobSenders } from './blob-senders.ts'
+import type { DiskBudget } from './disk-budget.ts'
 import { keepPace } from './disk-pace.ts'
 import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
+import { FillRoom } from './fill-room.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
@@ -26,9 +28,6 @@ import { senderOf } from './upstream.ts'
 
 /** There is nothing at that place. */
 const RANGE_NOT_SATISFIABLE = 416
-
-/** Room that a download asks for when nobody knows its size, and again each time it has used that up. */
-const UNKNOWN_STEP_BYTES = 4 * 1024 * 1024
 
 export interface BlobFillDeps {
   readonly clock: Clock
@@ -77,8 +76,11 @@ export class BlobFill {
   #settleOpened: { resolve(spool: Spool): void; reject(error: unknown): void } | undefined
   #settleVerified: { resolve(): void; reject(error: unknown): void } | undefined
   #spool: Spool | undefined
-  #room: Reservation | undefined
+  /** Undefined: nothing is to be kept. */
+  readonly #room: FillRoom | undefined
+  readonly #senders = new BlobSenders()
   #hasFailed = false
+  #isBetterElsewhere = false
   /** The disk did not take the bytes, and the log has the reason. */
   #isRefused = false
   readonly #sender: SenderId
@@ -91,6 +93,9 @@ export class BlobFill {
     this.repository = options.repository
     this.digest = options.digest
     this.#sender = senderOf(options.repository.upstream)
+    const { digest, keeper, repository } = options
+    const about = { digest, repository: repository.storedName }
+    this.#room = keeper && new FillRoom(deps, { ...about, filesBytes: keeper.filesBytes })
     this.opened = new Promise((resolve, reject) => {
       this.#settleOpened = { resolve, reject }
     })
@@ -106,6 +111,11 @@ export class BlobFill {
   /** Whether it is given up, though it may not have `ended` yet: who comes now is not told its failure. */
   get hasFailed(): boolean {
     return this.#hasFailed
+  }
+
+  /** Whether it failed by what a mirror has sent, so that the next attempt begins at another endpoint. */
+  get isBetterElsewhere(): boolean {
+    return this.#isBetterElsewhere
   }
 
   /** Whether the upstream has answered, so that it cannot be waiting for us. */
@@ -130,13 +140,15 @@ export class BlobFill {
       await this.#keep(await this.#download())
     } catch (error) {
       this.#hasFailed = true
+      const isWrong = error instanceof ContentMismatchError
+      if (isWrong) this.#isBetterElsewhere = this.#senders.refuseAll(error)
       this.#settleOpened?.reject(this.#tellable(error))
       this.#settleVerified?.reject(this.#tellable(error))
       this.#spool?.fail(error instanceof Error ? error : new Error(String(error)))
-      if (error instanceof ContentMismatchError) {
+      if (isWrong) {
         metrics.mismatches.inc({ type: 'blob' })
         logger.error(
-          { err: error, ...about },
+          { err: error, ...about, sentBy: this.#senders.names },
           'the upstream sent wrong bytes; nothing of them is kept',
         )
       } else if (!this.#stop.signal.aborted) {
@@ -150,12 +162,12 @@ export class BlobFill {
 
   /** What clients are told that have no headers yet: to them wrong bytes are one more failing upstream. */
   #tellable(error: unknown): unknown {
-    const { name } = this.repository.upstream
+    const { names } = this.#senders
     if (error instanceof ContentMismatchError)
-      return new UpstreamError('bad-response', `${name} sent wrong bytes`, { cause: error })
+      return new UpstreamError('bad-response', `${names} sent wrong bytes`, { cause: error })
     if (!(error instanceof AbandonedError)) return error
     // Nobody could begin to read: the size comes last, and there is no disk to keep the bytes until then.
-    const message = `${name} does not tell how large the blob is, and the disk does not take it`
+    const message = `${names} does not tell how large the blob is, and the disk does not take it`
     return new UpstreamError('bad-response', message, { cause: error })
   }
 
@@ -216,21 +228,19 @@ export class BlobFill {
   #ask(offset: number, deadlineMs?: number): Promise<UpstreamBlob> {
     const { name, registry } = this.repository
     const { signal } = this.#stop
-    return registry.getBlob(name, this.digest, { offset, deadlineMs, signal })
+    const expectedSizeBytes = this.#spool?.sizeBytes ?? this.#options.expectedSizeBytes
+    return registry.getBlob(name, this.digest, { offset, expectedSizeBytes, deadlineMs, signal })
   }
 
-  async #openSpool({ sizeBytes: announced, startOffset }: UpstreamBlob): Promise<Spool> {
+  async #openSpool(first: UpstreamBlob): Promise<Spool> {
+    const { sentBy, sizeBytes: announced, startOffset } = first
     const sizeBytes = announced ?? this.#options.expectedSizeBytes
     if (sizeBytes !== undefined && startOffset > sizeBytes) {
       await this.#discardPart()
-      throw new UpstreamError(
-        'bad-response',
-        `${this.repository.upstream.name} sent an impossible range`,
-      )
+      throw new UpstreamError('bad-response', `${sentBy} sent an impossible range`)
     }
     const { spools, storage } = this.#deps
-    this.#room = await this.#reserve(sizeBytes, startOffset)
-    const isKept = this.#room !== undefined
+    const isKept = (await this.#room?.reserve(sizeBytes, startOffset, this.#stop.signal)) === true
     // Then others may have the room of the part.
     if (!isKept && this.#options.keeper) spools.unclaim(this.digest)
     const options = { sender: this.#sender, sizeBytes, resumedBytes: startOffset, isKept }
@@ -242,48 +252,11 @@ export class BlobFill {
       (await opening) ??
       (await spools.open(this.digest, { ...options, resumedBytes: 0, isKept: false }))
     this.#spool = spool
-    // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified.
-    if (sizeBytes !== undefined && sizeBytes > 0) this.#settleOpened?.resolve(spool)
+    // No bytes leave nothing to hold back: a claim that there are none is passed on once it is verified. So is what
+    // takes no time, if somebody else can be asked for it: else a mirror's web page would be begun.
+    const isBrief = first.refuse && (sizeBytes ?? 0) <= SMALL_BLOB_MAX_BYTES
+    if (sizeBytes !== undefined && sizeBytes > 0 && !isBrief) this.#settleOpened?.resolve(spool)
     return spool
-  }
-
-  /** @returns undefined when nothing is to be kept, or there is no room for it */
-  async #reserve(
-    sizeBytes: number | undefined,
-    startOffset: number,
-  ): Promise<Reservation | undefined> {
-    const { budget } = this.#deps
-    const { keeper } = this.#options
-    if (!keeper) return undefined
-    const wantedBytes = sizeBytes === undefined ? UNKNOWN_STEP_BYTES : sizeBytes - startOffset
-    const { signal } = this.#stop
-    const room = await budget.reserve(wantedBytes + keeper.filesBytes, { signal })
-    if (!room) this.#noteNotKept(sizeBytes)
-    return room
-  }
-
-  /** Which one it is; why, the budget tells. */
-  #noteNotKept(sizeBytes: number | undefined): void {
-    const { logger, metrics } = this.#deps
-    metrics.notKept.inc({ type: 'blob' })
-    const about = { digest: this.digest, repository: this.repository.storedName, sizeBytes }
-    logger.info(about, 'no room for a blob; it is served but not kept')
-  }
-
-  #needsRoom(spool: Spool, arrivedBytes: number): boolean {
-    const room = this.#room
-    if (!room || !spool.isKept) return false
-    room.writtenBytes = spool.receivedBytes
-    const filesBytes = this.#options.keeper?.filesBytes ?? 0
-    return spool.receivedBytes + arrivedBytes + filesBytes > room.bytes
-  }
-
-  /** A download of unknown size asks for more room as it goes. */
-  async #growRoom(spool: Spool): Promise<void> {
-    const { signal } = this.#stop
-    if (await this.#room?.grow(UNKNOWN_STEP_BYTES, { signal })) return
-    this.#noteNotKept(spool.sizeBytes)
-    spool.stopKeeping(new StorageError('keep', this.digest, new Error('there is no room for it')))
   }
 
   /**
@@ -296,8 +269,14 @@ export class BlobFill {
     spool: Spool,
     first: UpstreamBlob | undefined,
   ): Promise<UpstreamError | undefined> {
+    let blob = first
+    // Where there is another endpoint, the rest comes from that.
+    const broken = (failure: UpstreamError): UpstreamError => {
+      blob?.refuse?.(failure)
+      return failure
+    }
     try {
-      const blob = first ?? (await this.#ask(spool.receivedBytes))
+      blob ??= await this.#ask(spool.receivedBytes)
       await this.#copy(spool, blob)
       // Its end, as far as anybody has told: a rest may come in pieces, but a whole is all there is.
       const isWhole = blob.startOffset === 0 || blob.sizeBytes === undefined
@@ -310,22 +289,25 @@ export class BlobFill {
       if (error instanceof UpstreamError) {
         // It has no more than what has come, and that is not the whole.
         this.#isDoubtful ||= error.status === RANGE_NOT_SATISFIABLE
-        return error
+        return broken(error)
       }
       const reason = error instanceof Error ? error.message : String(error)
-      return this.#broken(`broke off: ${reason}`, error)
+      return broken(this.#breakOf(blob, `broke off: ${reason}`, error))
     }
     if (spool.sizeBytes === undefined || spool.receivedBytes === spool.sizeBytes) return undefined
-    return this.#broken(`ended after ${spool.receivedBytes} of ${spool.sizeBytes} bytes`)
+    const what = `ended after ${spool.receivedBytes} of ${spool.sizeBytes} bytes`
+    return broken(this.#breakOf(blob, what))
   }
 
-  #broken(what: string, cause?: unknown): UpstreamError {
-    const { name } = this.repository.upstream
-    return new UpstreamError('unreachable', `${name}: the download ${what}`, { cause })
+  #breakOf(blob: UpstreamBlob | undefined, what: string, cause?: unknown): UpstreamError {
+    const sender = blob?.sentBy ?? this.repository.upstream.name
+    return new UpstreamError('unreachable', `${sender}: the download ${what}`, { cause })
   }
 
-  async #copy(spool: Spool, { body, sizeBytes, startOffset }: UpstreamBlob): Promise<void> {
+  async #copy(spool: Spool, blob: UpstreamBlob): Promise<void> {
     const { metrics } = this.#deps
+    const { body, sizeBytes, startOffset } = blob
+    this.#senders.add(blob)
     try {
       if (startOffset > spool.receivedBytes || differs(sizeBytes, spool.sizeBytes)) {
         throw new ContentMismatchError(
@@ -339,7 +321,8 @@ export class BlobFill {
         const fresh = skipBytes > 0 ? chunk.subarray(skipBytes) : chunk
         skipBytes = Math.max(0, skipBytes - chunk.length)
         if (fresh.length === 0) continue
-        if (this.#needsRoom(spool, fresh.length)) await this.#growRoom(spool)
+        const isTooSmall = this.#room?.isTooSmall(spool, fresh.length)
+        if (isTooSmall) await this.#room?.grow(spool, this.#stop.signal)
         const written = spool.append(fresh)
         if (written) await written
       }
@@ -375,7 +358,7 @@ export class BlobFill {
     const spool = this.#spool
     try {
       await spool?.release()
-      if (spool && !spool.isCommitted && this.#room) {
+      if (spool && !spool.isCommitted && this.#room?.isReserved) {
         await this.#deps.spools.giveBack(spool, {
           sender: this.#sender,
           isDoubtful: this.#isDoubtful,

@@ -133,7 +133,15 @@ export class BlobFills {
     fill: BlobFill,
     outcome: Freshness['outcome'],
   ): Promise<BlobAnswer> {
-    const spool = await fill.opened
+    const spool = await fill.opened.catch((error: unknown) => {
+      if (fill.isBetterElsewhere) return undefined
+      throw error
+    })
+    if (!spool) {
+      // Nothing of it has been sent to anybody.
+      await fill.ended
+      return this.#deps.findAgain(asked)
+    }
     const reader = spool.reader()
     if (reader) {
       return {

@@ -22,6 +22,7 @@ import type {
   UpstreamBlob,
   UpstreamManifest,
 } from './remote-registry.ts'
+import { drop } from './response-body.ts'
 import {
   CALL_LIMIT_MS,
   UpstreamClient,
@@ -140,7 +141,19 @@ export class MirroredRegistry implements OpenRegistry {
     digest: Digest,
     options: BlobOptions = {},
   ): Promise<UpstreamBlob> {
-    return this.#ask(options, (registry, own) => registry.getBlob(repository, digest, own))
+    const { expectedSizeBytes } = options
+    return this.#ask(options, async (registry, own, turn) => {
+      const blob = await registry.getBlob(repository, digest, own)
+      if (!turn) return blob
+      const { sentBy, sizeBytes = expectedSizeBytes } = blob
+      if (expectedSizeBytes !== undefined && sizeBytes !== expectedSizeBytes) {
+        drop(blob.body)
+        // Whoever pushes a manifest may write wrong sizes into it: no reason to pass the mirror over.
+        const message = `${sentBy} has ${sizeBytes} bytes for ${digest}, not ${expectedSizeBytes}`
+        throw new UpstreamError('bad-response', message)
+      }
+      return { ...blob, refuse: (reason) => refuse(turn, reason) }
+    })
   }
 
   listTags(repository: RepositoryName, options: TagsOptions = {}): Promise<TagsPage> {
@@ -253,6 +266,13 @@ export class MirroredRegistry implements OpenRegistry {
       throw new UpstreamError('bad-response', message, { cause: error })
     }
   }
+}
+
+/** @returns whether another endpoint is asked next */
+function refuse({ call, mirror }: Turn, reason: UpstreamError): boolean {
+  if (isOutage(reason)) mirror.noteOutage(call, reason)
+  else mirror.noteWrongContent(reason)
+  return !call.isLastResort
 }
 
 /** What says something about the endpoint, and not about what it was asked for. */

@@ -16,7 +16,11 @@ export interface CallOptions {
   readonly via?: string | undefined
 }
 
-export type BlobOptions = CallOptions & { readonly offset?: number | undefined }
+export type BlobOptions = CallOptions & {
+  readonly offset?: number | undefined
+  /** Of the whole blob, as far as the caller knows: among several endpoints, one that agrees is preferred. */
+  readonly expectedSizeBytes?: number | undefined
+}
 
 export type TagsOptions = CallOptions & {
   readonly count?: number | undefined
@@ -53,6 +57,15 @@ export interface UpstreamBlob {
    * ends early without an error is the caller's to notice.
    */
   readonly body: Readable
+  /** The endpoint, for messages. */
+  readonly sentBy: string
+  /**
+   * Only of one endpoint among several. To be called when the body was not what was asked for (bad-response), or not
+   * all of it (else): others are asked first from then on.
+   *
+   * @returns whether there are others; false when they had been asked before this one
+   */
+  readonly refuse?: ((reason: UpstreamError) => boolean) | undefined
 }
 
 export interface TagsPage {

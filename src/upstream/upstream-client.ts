@@ -288,14 +288,15 @@ export class UpstreamClient implements OpenRegistry {
   #blob(answer: TransportResponse, offset: number): UpstreamBlob {
     const { status, headers, body } = answer
     if (status === 200) {
-      return { startOffset: 0, sizeBytes: contentLength(headers), body: decoded(answer) }
+      const sizeBytes = contentLength(headers)
+      return { startOffset: 0, sizeBytes, body: decoded(answer), sentBy: this.name }
     }
     const range = contentRange(headers)
     if (range?.startOffset !== offset || isEncoded(headers)) {
       drop(body)
       throw this.#badResponse(`sent another part of a blob than was asked for`)
     }
-    return { startOffset: offset, sizeBytes: range.totalBytes, body }
+    return { startOffset: offset, sizeBytes: range.totalBytes, body, sentBy: this.name }
   }
 
   #badResponse(what: string): UpstreamError {

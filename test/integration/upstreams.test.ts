@@ -6,7 +6,7 @@ import { describe, expect, it, onTestFinished } from 'vitest'
 import { startFakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet, type RawResponse } from '../support/http-client.ts'
 import { blobOf, buildImage } from '../support/images.ts'
-import { startLayover, type Layover } from '../support/layover.ts'
+import type { Layover } from '../support/layover.ts'
 import { NAMES, REPOSITORY, startUpstreams, type Name } from '../support/upstream-set.ts'
 
 const GHCR = 'ghcr.test'
@@ -333,52 +333,6 @@ describe('the rules of an upstream', () => {
     await upstreams.main.up()
   })
 })
-
-describe('an upstream with mirrors', () => {
-  it('is asked through them in order, and a blob goes on at the next one when one breaks off', async () => {
-    const mirror = await startFakeUpstream()
-    onTestFinished(() => mirror.close())
-    const { layover, upstream: origin } = await startMirrored(mirror.url)
-    const image = buildImage({ layers: [300_000] })
-    const [layer] = image.layers
-    for (const each of [mirror, origin]) each.addImage(REPOSITORY, '1', image)
-    const gate = mirror.gate({ kind: 'blob', method: 'GET' }, { afterBytes: 65_536 })
-    expect((await layover.get(`/v2/${REPOSITORY}/manifests/1`)).status).toBe(200)
-    expect(origin.count()).toBe(0)
-    const client = await layover.open(`/v2/${REPOSITORY}/blobs/${layer?.digest}`)
-    await gate.reached
-    await mirror.down()
-    const blob = await client.finish()
-    expect(layer && blob.body.equals(layer.bytes)).toBe(true)
-    expect(origin.requests.map(({ headers }) => headers.range)).toEqual([
-      expect.stringMatching(/^bytes=[1-9]/),
-    ])
-  })
-
-  it('has what its origin has, whatever they lack, and sends them no credentials', async () => {
-    const mirror = await startFakeUpstream({ auth: 'basic' })
-    onTestFinished(() => mirror.close())
-    const credentials = { username: 'robot', password: 's3cret' }
-    const { layover, upstream: origin } = await startMirrored(mirror.url, credentials)
-    origin.addImage(REPOSITORY, '1', buildImage())
-    expect((await layover.get(`/v2/${REPOSITORY}/manifests/1`)).status).toBe(200)
-    expect(mirror.requests.map(({ headers }) => headers.authorization)).not.toContain(
-      expect.anything(),
-    )
-    expect(mirror.count()).toBeGreaterThan(0)
-  })
-})
-
-async function startMirrored(
-  mirrorUrl: string,
-  credentials?: { username: string; password: string },
-): ReturnType<typeof startLayover> {
-  const origin = await startFakeUpstream(credentials && { auth: 'basic', credentials })
-  return startLayover({
-    upstream: origin,
-    configuration: { proxy: { remoteurl: [mirrorUrl, origin.url], ...credentials } },
-  })
-}
 
 function wildcard(more: Keys = {}): Keys {
   return { upstreams: { '*': { enabled: true, ...more } } }

@@ -145,7 +145,7 @@ export class ScheduledUpstream {
     if (this.#refusals-- > 0) throw new UpstreamError('unavailable', 'out of order')
     const { bytes, isSizeAnnounced } = this.#plan
     const sizeBytes = isSizeAnnounced || offset > 0 ? bytes.length : undefined
-    return { startOffset: offset, sizeBytes, body: this.#body(offset, signal) }
+    return { startOffset: offset, sizeBytes, body: this.#body(offset, signal), sentBy: this.name }
   }
 
   #body(offset: number, signal: AbortSignal | undefined): Readable {

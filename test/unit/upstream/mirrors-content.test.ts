@@ -1,10 +1,14 @@
 // Mirrors whose answers are good until one looks at what they have sent.
 
+import type { ServerResponse } from 'node:http'
 import { describe, expect, it } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { MirroredRegistry } from '../../../src/upstream/mirrored-registry.ts'
-import type { JsonObject } from '../../../src/upstream/response-body.ts'
+import type { UpstreamBlob } from '../../../src/upstream/remote-registry.ts'
+import { drop, type JsonObject } from '../../../src/upstream/response-body.ts'
+import { UpstreamError } from '../../../src/upstream/upstream-error.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
+import { waitFor } from '../../support/wait-for.ts'
 import {
   alpine,
   failureOf,
@@ -22,7 +26,8 @@ const page = Buffer.from('<html>sign in</html>')
 /** Sends this whatever is asked for. */
 function sends(body: Buffer | object, headers: Record<string, string> = {}): Handler {
   const bytes = Buffer.isBuffer(body) ? body : Buffer.from(JSON.stringify(body))
-  return (_request, response) => void response.writeHead(200, headers).end(bytes)
+  return (_request, response) =>
+    void response.writeHead(200, { 'content-length': bytes.length, ...headers }).end(bytes)
 }
 
 interface Mirrored {
@@ -116,5 +121,77 @@ describe('a manifest of a mirror', () => {
       expect([kind, message]).toEqual(['unavailable', expect.stringContaining(host ?? '')])
       expect(asked()).toEqual([1, 1])
     }
+  })
+})
+
+const { length: sizeBytes } = manifest
+
+/** A blob of the mirror, of which nobody wants more. */
+async function refusable(
+  { registry }: Mirrored,
+  expectedSizeBytes = sizeBytes,
+): Promise<UpstreamBlob> {
+  const blob = await registry.getBlob(alpine, digest, { expectedSizeBytes })
+  drop(blob.body)
+  return blob
+}
+
+const broken = new UpstreamError('unreachable', 'broke off')
+const wrong = new UpstreamError('bad-response', 'wrong bytes')
+
+describe('a blob of a mirror', () => {
+  it('that broke off makes the next one be asked for a while, and for no longer if many did', async () => {
+    const mirrored = await startMirrored(sends(manifest), sends(manifest))
+    const { asked, clock } = mirrored
+    const blobs = [await refusable(mirrored), await refusable(mirrored)]
+    expect(blobs.map((blob) => blob.refuse?.(broken))).toEqual([true, true])
+    expect((await refusable(mirrored)).refuse).toBeUndefined()
+    expect(asked()).toEqual([2, 1])
+    await clock.advance(10_000)
+    await refusable(mirrored)
+    expect(asked()).toEqual([1, 0])
+  })
+
+  it('is no answer any more that ends a pause, if it was asked for before', async () => {
+    const heads: ServerResponse[] = []
+    const hold: Handler = (request, response, hits) => {
+      if (request.method === 'HEAD') heads.push(response)
+      else sends(manifest)(request, response, hits)
+    }
+    const mirrored = await startMirrored(hold, sends(manifest))
+    const first = await refusable(mirrored)
+    const late = mirrored.registry.headManifest(alpine, digest)
+    const head = await waitFor('the HEAD to arrive', () => heads[0])
+    first.refuse?.(broken)
+    head.end()
+    await late
+    expect((await refusable(mirrored)).sentBy).toBe(mirrored.servers[1]?.host)
+  })
+
+  it('that was wrong makes the next one be asked for long, whatever else is refused', async () => {
+    const mirrored = await startMirrored(sends(manifest), sends(manifest))
+    const { asked, clock, log } = mirrored
+    const blobs = [await refusable(mirrored), await refusable(mirrored)]
+    expect(blobs.map((blob) => blob.refuse?.(wrong))).toEqual([true, true])
+    await clock.advance(299_999)
+    await refusable(mirrored)
+    expect(asked()).toEqual([2, 1])
+    expect(log).toHaveLength(1)
+  })
+
+  it('tells when nobody else is left who could send it', async () => {
+    const mirrored = await startMirrored(sends(manifest), down)
+    expect((await refusable(mirrored)).refuse?.(wrong)).toBe(true)
+    expect((await refusable(mirrored)).refuse?.(wrong)).toBe(false)
+  })
+
+  it('of another size than is known comes from the next one, and the mirror is asked again', async () => {
+    const mirrored = await startMirrored(sends(manifest), sends(page))
+    for (let i = 0; i < 2; i++) {
+      expect((await refusable(mirrored, page.length)).sizeBytes).toBe(page.length)
+    }
+    expect(mirrored.asked()).toEqual([2, 2])
+    // Whose word it is in the end.
+    expect((await refusable(mirrored, 1)).sizeBytes).toBe(page.length)
   })
 })
