@@ -4,7 +4,9 @@
 
 import type { Digest } from '../oci/digest.ts'
 import type { ByteSource } from '../storage/byte-source.ts'
+import type { UpstreamBlob } from '../upstream/remote-registry.ts'
 import { drop } from '../upstream/response-body.ts'
+import { UpstreamError } from '../upstream/upstream-error.ts'
 import type { Repository } from './repositories.ts'
 
 /**
@@ -24,6 +26,7 @@ export class TailSource implements ByteSource {
   readonly #onClose: () => void
   #shared: ByteSource | undefined
   readonly #stop = new AbortController()
+  #blob: UpstreamBlob | undefined
   #chunks: AsyncIterator<Buffer> | undefined
   #rest: Buffer = Buffer.alloc(0)
   #knowsRanges = true
@@ -44,9 +47,9 @@ export class TailSource implements ByteSource {
         this.#chunks ??= await this.#open(position)
         const next = await this.#chunks?.next()
         if (next && !next.done) this.#rest = next.value
-        else this.#chunks = undefined
+        else this.#noteBreak('ended early')
       } catch (error) {
-        this.#chunks = undefined
+        this.#noteBreak(`broke off: ${String(error)}`)
         if (fruitless >= FRUITLESS_MAX || this.#stop.signal.aborted) throw error
       }
       if (fruitless > FRUITLESS_MAX) throw new Error('the upstream does not send this range')
@@ -68,12 +71,23 @@ export class TailSource implements ByteSource {
     this.#shared?.close()
   }
 
+  /** What is asked for next comes from another endpoint, where there is one. */
+  #noteBreak(how: string): void {
+    const blob = this.#blob
+    this.#blob = this.#chunks = undefined
+    if (this.#stop.signal.aborted) return
+    blob?.refuse?.(new UpstreamError('unreachable', `${blob.sentBy}: a range of a blob ${how}`))
+  }
+
   async #open(offset: number): Promise<AsyncIterator<Buffer> | undefined> {
     const { name, registry } = this.#repository
     const { signal } = this.#stop
-    const { body, startOffset } = await registry.getBlob(name, this.#digest, { offset, signal })
-    if (startOffset === offset) return body[Symbol.asyncIterator]()
-    drop(body)
+    const blob = await registry.getBlob(name, this.#digest, { offset, signal })
+    if (blob.startOffset === offset) {
+      this.#blob = blob
+      return blob.body[Symbol.asyncIterator]()
+    }
+    drop(blob.body)
     this.#knowsRanges = false
     return undefined
   }
