@@ -22,7 +22,7 @@ import type {
   UpstreamBlob,
   UpstreamManifest,
 } from './remote-registry.ts'
-import { drop } from './response-body.ts'
+import { drop, parseObject } from './response-body.ts'
 import {
   CALL_LIMIT_MS,
   UpstreamClient,
@@ -157,7 +157,11 @@ export class MirroredRegistry implements OpenRegistry {
   }
 
   listTags(repository: RepositoryName, options: TagsOptions = {}): Promise<TagsPage> {
-    return this.#ask(options, (registry, own) => registry.listTags(repository, own))
+    return this.#ask(options, async (registry, own, turn) => {
+      const page = await registry.listTags(repository, own)
+      if (turn && page.tags.length === 0) throw saysNothing(registry, `tags of ${repository}`)
+      return page
+    })
   }
 
   getReferrers(
@@ -165,7 +169,11 @@ export class MirroredRegistry implements OpenRegistry {
     digest: Digest,
     options: ReferrersOptions = {},
   ): Promise<ReferrersPage> {
-    return this.#ask(options, (registry, own) => registry.getReferrers(repository, digest, own))
+    return this.#ask(options, async (registry, own, turn) => {
+      const page = await registry.getReferrers(repository, digest, own)
+      if (turn && isEmptyIndex(page.bytes)) throw saysNothing(registry, `referrers of ${digest}`)
+      return page
+    })
   }
 
   /** A mirror that may be asked is reason enough to ask. */
@@ -273,6 +281,16 @@ function refuse({ call, mirror }: Turn, reason: UpstreamError): boolean {
   if (isOutage(reason)) mirror.noteOutage(call, reason)
   else mirror.noteWrongContent(reason)
   return !call.isLastResort
+}
+
+/** Registries that do not keep referrers, and caches that keep no lists, answer with empty ones. */
+function saysNothing({ name }: RemoteRegistry, what: string): UpstreamError {
+  return new UpstreamError('not-found', `${name} has no ${what}`)
+}
+
+function isEmptyIndex(bytes: Buffer): boolean {
+  const { manifests } = parseObject(bytes, 'a mirror')
+  return Array.isArray(manifests) && manifests.length === 0
 }
 
 /** What says something about the endpoint, and not about what it was asked for. */

@@ -4,7 +4,7 @@
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
 import type { Fault, FaultName } from '../support/fake-upstream-faults.ts'
-import { blobOf, buildImage, type TestBlob } from '../support/images.ts'
+import { blobOf, buildArtifact, buildImage, type TestBlob } from '../support/images.ts'
 import { startLayover, type Layover } from '../support/layover.ts'
 
 const REPOSITORY = 'team/app'
@@ -61,6 +61,19 @@ describe('an upstream with mirrors', () => {
       expect.anything(),
     )
     expect(mirror.count()).toBeGreaterThan(0)
+  })
+
+  it('has the referrers of its origin, though a mirror that keeps none says that there are none', async () => {
+    const { layover, mirror, origin } = await startMirrored()
+    const image = buildImage()
+    const signature = buildArtifact(image.manifest)
+    for (const each of [mirror, origin]) each.addImage(REPOSITORY, '1', image)
+    origin.addImage(REPOSITORY, undefined, signature)
+    const list = await layover.get(`/v2/${REPOSITORY}/referrers/${image.manifest.digest}`)
+    expect(JSON.parse(list.body.toString())).toMatchObject({
+      manifests: [{ digest: signature.manifest.digest }],
+    })
+    expect(mirror.count({ kind: 'referrers' })).toBe(1)
   })
 })
 

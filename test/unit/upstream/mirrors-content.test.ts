@@ -195,3 +195,25 @@ describe('a blob of a mirror', () => {
     expect((await refusable(mirrored, 1)).sizeBytes).toBe(page.length)
   })
 })
+
+const tags = (...names: string[]): Handler => sends({ name: 'library/alpine', tags: names })
+const referrers = (...digests: string[]): Handler =>
+  sends({ schemaVersion: 2, manifests: digests.map((each) => ({ digest: each })) })
+
+describe('a list of a mirror', () => {
+  it('that is empty says nothing: the next one is asked', async () => {
+    const byTags = await startMirrored(tags(), tags('1'))
+    expect((await byTags.registry.listTags(alpine)).tags).toEqual(['1'])
+    const byReferrers = await startMirrored(referrers(), referrers(digest))
+    const { bytes } = await byReferrers.registry.getReferrers(alpine, digest)
+    expect(bytes.toString()).toContain(digest)
+  })
+
+  it('is believed if there is something in it, and so is an empty one of the origin', async () => {
+    const full = await startMirrored(referrers(digest), referrers())
+    expect((await full.registry.getReferrers(alpine, digest)).bytes.toString()).toContain(digest)
+    expect(full.asked()).toEqual([1, 0])
+    const empty = await startMirrored(tags(), tags())
+    expect((await empty.registry.listTags(alpine)).tags).toEqual([])
+  })
+})
