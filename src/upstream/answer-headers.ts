@@ -63,6 +63,28 @@ export function nextPageQuery({ link }: IncomingHttpHeaders): string | undefined
   return undefined
 }
 
+/**
+ * What registries say in the query of a `Link` of where a list goes on. No other parameter is handed on: the marker
+ * comes back to us from clients, and another might name another registry (`ns`) or repository.
+ */
+const PAGE_PARAMETER =
+  /^(?:page|p|n|limit|(?:page|per)_?size|per_?page|last|next|start|offset|after|cursor|marker|(?:next_?)?(?:page_?)?token|next_?page|continuation_?token)$/i
+
+/**
+ * Of a query string, what says where a list goes on, spelled as it was; undefined if nothing does.
+ *
+ * @param query without `?`; from an upstream, or from a client that says it is
+ */
+export function pageMarkerOf(query: string): string | undefined {
+  if (query.length > QUERY_LENGTH_MAX) return undefined
+  const kept = query.split('&').filter((pair) => {
+    const [name = ''] = pair.split('=', 1)
+    // Some servers take a semicolon for a separator, too.
+    return PAGE_PARAMETER.test(name) && !pair.includes(';')
+  })
+  return kept.length > 0 ? kept.join('&') : undefined
+}
+
 /** Where a list of tags goes on: the query of its next page, taken apart. */
 export interface TagsCursor {
   readonly count: number | undefined

@@ -29,6 +29,7 @@ export type TagsOptions = CallOptions & {
 
 export type ReferrersOptions = CallOptions & {
   readonly artifactType?: string | undefined
+  /** What `nextPage` of an earlier answer said; whatever else a client puts there is not sent on. */
   readonly page?: string | undefined
 }
 

@@ -14,6 +14,7 @@ import {
   mediaType,
   nextPageQuery,
   nextTagsCursor,
+  pageMarkerOf,
 } from './answer-headers.ts'
 import { CallBudget } from './call-budget.ts'
 import type {
@@ -233,6 +234,8 @@ export class UpstreamClient implements OpenRegistry {
   ): Promise<ReferrersPage> {
     const { artifactType, page, via } = options
     const filter = artifactType === undefined ? {} : { artifactType }
+    const marker = page === undefined ? undefined : pageMarkerOf(page)
+    const query = [marker, new URLSearchParams(filter).toString()].filter(Boolean).join('&')
     return this.#within(options, async (budget) => {
       const answer = await this.#session.call(
         {
@@ -240,7 +243,7 @@ export class UpstreamClient implements OpenRegistry {
           method: 'GET',
           repository,
           path: `referrers/${digest}`,
-          query: page ?? new URLSearchParams(filter).toString(),
+          query,
           headers: { accept: MEDIA_TYPES.ociIndex },
           via,
         },
@@ -251,10 +254,11 @@ export class UpstreamClient implements OpenRegistry {
         throw this.#badResponse('sent referrers that are no image index')
       }
       const filtersApplied = answer.headers['oci-filters-applied']
+      const nextPage = nextPageQuery(answer.headers)
       return {
         bytes,
         filtersApplied: typeof filtersApplied === 'string' ? filtersApplied : undefined,
-        nextPage: nextPageQuery(answer.headers),
+        nextPage: nextPage === undefined ? undefined : pageMarkerOf(nextPage),
       }
     })
   }

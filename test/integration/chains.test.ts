@@ -5,7 +5,7 @@ import { EventEmitter, once } from 'node:events'
 import { createServer, request } from 'node:http'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
-import { blobOf, buildImage, buildIndex } from '../support/images.ts'
+import { blobOf, buildArtifact, buildImage, buildIndex } from '../support/images.ts'
 import { startLayover, type Layover } from '../support/layover.ts'
 import { waitFor } from '../support/wait-for.ts'
 
@@ -189,5 +189,52 @@ describe('a cache that leads back to itself', () => {
     const headers = { Via: Array.from({ length: 200 }, (_, i) => `1.1 cache-${i}`).join(', ') }
     const answer = await layover.get(`/v2/${REPOSITORY}/manifests/1`, { headers })
     expect([answer.status, upstream.count()]).toEqual([508, 0])
+  })
+})
+
+describe('the page of a list of referrers', () => {
+  it('leads nowhere else, whatever a client says that it is', async () => {
+    const image = buildImage()
+    const [hub, corp] = [await startFakeUpstream(), await startFakeUpstream()]
+    onTestFinished(() => corp.close())
+    hub.addImage(REPOSITORY, '1', image)
+    corp.addImage(REPOSITORY, '1', image)
+    const upstreams = { 'corp.test': { remoteurl: corp.url } }
+    const configuration = { proxy: { remoteurl: hub.url, upstreams } }
+    const { layover: inner } = await startLayover({ upstream: hub, configuration })
+    const outer = await startBehind(inner.url)
+    const marker = new URLSearchParams({ page: 'ns=corp.test' }).toString()
+    const path = `/v2/${REPOSITORY}/referrers/${image.manifest.digest}?${marker}`
+    expect((await outer.get(path)).status).toBe(200)
+    expect((await inner.get(path)).status).toBe(200)
+    expect([hub.count({ kind: 'referrers' }), corp.requests]).toEqual([2, []])
+  })
+
+  it('goes on through a chain, with its filter', async () => {
+    const image = buildImage()
+    const upstream = await startFakeUpstream({ referrersPerPage: 1 })
+    const { layover: inner } = await startLayover({ upstream })
+    const outer = await startBehind(inner.url)
+    upstream.addImage(REPOSITORY, '1', image)
+    const artifactType = 'application/vnd.example.signature'
+    for (const seed of ['a', 'b', 'c']) {
+      const artifact = buildArtifact(image.manifest, { artifactType, seed })
+      upstream.addImage(REPOSITORY, undefined, artifact)
+    }
+    const filter = new URLSearchParams({ artifactType }).toString()
+    let path = `/v2/${REPOSITORY}/referrers/${image.manifest.digest}?${filter}`
+    const seen = new Set<string>()
+    for (let page = 0; page < 3; page++) {
+      const answer = await outer.get(path)
+      seen.add(answer.body.toString())
+      path = /^<(.*)>/.exec(answer.header('link') ?? '')?.[1] ?? ''
+    }
+    expect([seen.size, path]).toEqual([3, ''])
+    const asked = upstream.requests.filter(({ kind }) => kind === 'referrers')
+    expect(asked.map((each) => new URL(each.path, 'http://x').searchParams.get('page'))).toEqual([
+      null,
+      '1',
+      '2',
+    ])
   })
 })

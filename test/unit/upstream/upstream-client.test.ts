@@ -197,19 +197,31 @@ describe('getReferrers', () => {
     expect(page).toEqual({
       bytes: Buffer.from(JSON.stringify(index)),
       filtersApplied: 'artifactType',
-      nextPage: 'artifactType=a&page=2',
+      nextPage: 'page=2',
     })
-    await client.getReferrers(alpine, digest, { page: page.nextPage ?? '' })
+    const { nextPage } = page
+    await client.getReferrers(alpine, digest, { artifactType: 'a/b', page: nextPage })
     expect(server.hits.map(({ path }) => path)).toEqual([
       `/v2/library/alpine/referrers/${digest}?artifactType=a%2Fb`,
-      `/v2/library/alpine/referrers/${digest}?artifactType=a&page=2`,
+      `/v2/library/alpine/referrers/${digest}?page=2&artifactType=a%2Fb`,
     ])
   })
 
-  it('keeps a hostile page marker within the query', async () => {
-    const { client, server } = await startClient((_request, response) => sendJson(response, index))
-    await client.getReferrers(alpine, digest, { page: '#/../\r\nX: y' })
-    expect(server.hits[0]?.path).toBe(`/v2/library/alpine/referrers/${digest}?%23/../X:%20y`)
+  it.each([
+    ['ns=corp.example', ''],
+    ['n%73=corp.example&page=2', '?page=2'],
+    ['page=2;ns=corp.example&repository=other&NS=x&artifactType=y&last=b%2B%20', '?last=b%2B%20'],
+    ['page=#/../\r\nX: y', '?page=%23/../X:%20y'],
+    [`page=${'x'.repeat(5000)}`, ''],
+  ])('sends nothing on of a page marker but the page: %.60j', async (page, query) => {
+    const { client, server } = await startClient((_request, response) => {
+      // The same from an upstream.
+      response.setHeader('link', `</v2/x?ns=corp.example>; rel="next"`)
+      sendJson(response, index)
+    })
+    const answer = await client.getReferrers(alpine, digest, { page })
+    expect(server.hits[0]?.path).toBe(`/v2/library/alpine/referrers/${digest}${query}`)
+    expect(answer.nextPage).toBeUndefined()
   })
 
   it('refuses what is no index', async () => {
