@@ -2,11 +2,12 @@
 // there is one; else it is a repository of the main upstream, which may well be called so (a cache of several registries
 // has such names). The layout is registry's, which does not tell the two apart. So the volume remembers which hosts had
 // upstreams of their own, and what the one has stored goes before the other serves under the same name. The bytes stay.
+// Docker Hub as the main one has no such names; what was stored under another main one, or nobody knows by whom, goes too.
 
 import { randomUUID } from 'node:crypto'
 import path from 'node:path'
 import type { Logger } from 'pino'
-import { pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
+import { parseRegistryHost, pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
 import type { ContentIndex } from '../storage/content-index.ts'
 import type { FileWriter } from '../storage/file-writer.ts'
 import {
@@ -41,11 +42,15 @@ export async function settleHosts(deps: HostOwnershipDeps): Promise<void> {
   const { logger, paths, upstreams, writer } = deps
   const now = upstreams.hostNames
   const before = await readHostNames(paths)
-  // Docker Hub has no repository with a host in its name: nothing there can be its.
-  const changed = upstreams.main.isDockerHub ? [] : await changedHosts(paths, before, now)
+  const { isDockerHub } = upstreams.main
+  const isChanged = (host: RegistryHost): boolean => {
+    if (isOwnHost(before, host) === isOwnHost(now, host)) return false
+    return isOwnHost(now, host) || !(isDockerHub && isNoneOfDockerHub(host))
+  }
+  const changed = await storedHosts(paths, isChanged)
   if (!changed) return
   if (changed.length > 0) await takeAway(deps, changed, now)
-  const text = textOf(now)
+  const text = textOf(isDockerHub ? besideDockerHub(before, now) : now)
   if (text === textOf(before)) return
   await writer.write(paths.hostNames, text).catch((error: unknown) => {
     // The next start finds the same change again, and at worst takes away what has come in between.
@@ -53,11 +58,30 @@ export async function settleHosts(deps: HostOwnershipDeps): Promise<void> {
   })
 }
 
+/** Docker Hub is not asked for names with a dot: nothing there is its, and nobody serves it. */
+function isNoneOfDockerHub(hostOrPattern: string): boolean {
+  return hostOrPattern.startsWith('*') || hostOrPattern.includes('.')
+}
+
+function isMains(names: HostNames, text: string): boolean {
+  const host = parseRegistryHost(text)
+  return host !== undefined && !isOwnHost(names, host)
+}
+
+/** Whose everything is once settled: what nobody serves is still whose it was, and may be served as that again. */
+function besideDockerHub(before: HostNames, now: HostNames): HostNames {
+  const others = new Set([...now.others, ...before.others.filter(isNoneOfDockerHub)])
+  const main = new Set([
+    ...now.main.filter((host) => isMains(before, host)),
+    ...before.main.filter((host) => isMains(now, host)),
+  ])
+  return { main: [...main].sort(), others: [...others].sort() }
+}
+
 /** @returns undefined when nobody can tell now: then the next start has to */
-async function changedHosts(
+async function storedHosts(
   paths: StoragePaths,
-  before: HostNames,
-  now: HostNames,
+  isMeant: (host: RegistryHost) => boolean,
 ): Promise<RegistryHost[] | undefined> {
   const entries = await listDirectory(paths.repositories).catch((error: unknown) => {
     // What is closed to us is not served either: a volume of another user's is no reason not to start.
@@ -66,7 +90,7 @@ async function changedHosts(
   })
   return entries?.flatMap(({ name }) => {
     const host = storedHost(name)
-    return host && isOwnHost(before, host) !== isOwnHost(now, host) ? [host] : []
+    return host && isMeant(host) ? [host] : []
   })
 }
 
@@ -80,7 +104,7 @@ async function takeAway(
   await forgetLinks(index, names).catch((error: unknown) => {
     logger.error({ err: error }, 'could not write down that links are taken away')
   })
-  const main = upstreams.main.name
+  const { isDockerHub, name: main } = upstreams.main
   for (const host of hosts) {
     const discarded = path.join(paths.temporary, randomUUID())
     const directory = path.join(paths.repositories, pathNameOf(host))
@@ -88,7 +112,8 @@ async function takeAway(
       const cause = error instanceof StorageError ? error.cause : error
       throw new StorageError('take away what another upstream has stored in', directory, cause)
     })
-    const [former, next] = isOwnHost(now, host) ? [main, host] : [host, main]
+    const before = isDockerHub && isNoneOfDockerHub(host) ? 'another main upstream' : main
+    const [former, next] = isOwnHost(now, host) ? [before, host] : [host, main]
     logger.warn(
       { host },
       `what ${former} has stored under ${host}/ is taken away, for that is the name of what ${next} has now; ` +

@@ -24,19 +24,26 @@ interface Scene {
   readonly alone: Sections
   /** With another upstream that is called so. */
   readonly both: Sections
+  /** With Docker Hub in the place of the main upstream, and nobody to answer for it. */
+  readonly hubAlone: Sections
+  readonly hubAndBoth: Sections
 }
 
 async function startScene(first: 'alone' | 'both', rootDirectory?: string): Promise<Scene> {
   const [main, own] = [await startFakeUpstream(), await startFakeUpstream()]
   onTestFinished(() => own.close())
   const alone = { proxy: { remoteurl: main.url } }
-  const both = { proxy: { ...alone.proxy, upstreams: { [HOST]: { remoteurl: own.url } } } }
+  const upstreams = { [HOST]: { remoteurl: own.url } }
+  const both = { proxy: { ...alone.proxy, upstreams } }
+  const hub = { remoteurl: 'https://registry-1.docker.io', httpproxy: 'http://127.0.0.1:1' }
   const { layover } = await startLayover({
     upstream: main,
     configuration: first === 'alone' ? alone : both,
     ...(rootDirectory !== undefined && { rootDirectory }),
   })
-  return { layover, main, own, alone, both }
+  const hubAlone = { proxy: hub }
+  const hubAndBoth = { proxy: { ...hub, upstreams } }
+  return { layover, main, own, alone, both, hubAlone, hubAndBoth }
 }
 
 /** What is served of an image while its upstream cannot be asked. */
@@ -48,7 +55,7 @@ async function servedOf(layover: Layover, image: TestImage): Promise<(number | u
   return statuses
 }
 
-const TAKEN_AWAY = /^what (\S+) has stored under gcr\.test\/ is taken away, .* what (\S+) has now;/
+const TAKEN_AWAY = /^what (.+) has stored under gcr\.test\/ is taken away, .* what (\S+) has now;/
 
 function told(layover: Layover): (readonly (string | undefined)[])[] {
   return layover.messages().flatMap((message) => {
@@ -130,19 +137,63 @@ describe('what was stored below the name of a host', () => {
   })
 
   it('waits for its own upstream beside Docker Hub, which has no such names', async () => {
-    const { layover, own } = await startScene('both')
-    const { url } = own
+    const { hubAlone, hubAndBoth, layover, own } = await startScene('both')
     const image = buildImage()
     own.addImage(NAME, '1', image)
-    const hub = { remoteurl: 'https://registry-1.docker.io', httpproxy: 'http://127.0.0.1:1' }
-    const configuration = { proxy: { ...hub, upstreams: { [HOST]: { remoteurl: url } } } }
-    await layover.restart(configuration)
+    await layover.restart(hubAndBoth)
     await layover.pull(STORED, '1', image)
-    await layover.restart({ proxy: hub })
+    await layover.restart(hubAlone)
     expect(await servedOf(layover, image)).toEqual([404, 404, 404])
-    await layover.restart(configuration)
+    await layover.restart(hubAndBoth)
     await own.down()
     expect(await servedOf(layover, image)).toEqual([200, 200, 200])
+    expect(told(layover)).toEqual([])
     await own.up()
+  })
+
+  it.each(['at once', 'after Docker Hub alone'])(
+    "by the main upstream is not its own upstream's beside Docker Hub (%s)",
+    async (when) => {
+      const { hubAlone, hubAndBoth, layover, main, own } = await startScene('alone')
+      const image = buildImage()
+      main.addImage(STORED, '1', image)
+      await layover.pull(STORED, '1', image)
+      if (when !== 'at once') await layover.restart(hubAlone)
+      await layover.restart(hubAndBoth)
+      await own.down()
+      expect(await servedOf(layover, image)).toEqual([503, 503, 503])
+      await own.up()
+      own.addImage(NAME, '1', buildImage({ seed: 'another' }))
+      expect(await servedOf(layover, image)).toEqual([200, 404, 404])
+      expect(told(layover)).toEqual([['another main upstream', HOST]])
+    },
+  )
+
+  it('by an upstream of that name is not what the main one has, with Docker Hub in between', async () => {
+    const { alone, hubAlone, layover, main, own } = await startScene('both')
+    const image = buildImage()
+    own.addImage(NAME, '1', image)
+    await layover.pull(STORED, '1', image)
+    await layover.restart(hubAlone)
+    expect(told(layover)).toEqual([])
+    await layover.restart(alone)
+    await main.down()
+    expect(await servedOf(layover, image)).toEqual([503, 503, 503])
+    expect(told(layover)).toHaveLength(1)
+    await main.up()
+  })
+
+  it("is nobody's own beside Docker Hub in a volume that is taken over", async () => {
+    const image = buildImage()
+    const [layer] = image.layers
+    if (!layer) throw new Error('an image without a layer')
+    const { hubAndBoth, layover } = await startScene('both')
+    await layover.stop()
+    await rm(join(layover.rootDirectory, 'layover'), { recursive: true })
+    await plantBlob(layover.rootDirectory, STORED, layer)
+    await layover.start(hubAndBoth)
+    expect((await layover.get(`/v2/${STORED}/blobs/${layer.digest}`)).status).toBe(404)
+    await layover.restart(hubAndBoth)
+    expect(told(layover)).toHaveLength(1)
   })
 })
