@@ -1,12 +1,14 @@
 // Decides whether the credentials may be tried. Registries lock accounts and addresses after a few failed
-// logins, so: while nobody knows whether a login is right, one request finds out and the others wait; a login
-// that was refused rests, for longer each time, unless the source has another one by then.
+// logins, so: while nobody knows whether a login is right, one request finds out and the others wait; one that was
+// right is carried by a few questions for tokens at a time; one that was refused rests, for longer each time, unless
+// the source has another one by then.
 
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import { leaveOnAbort } from './call-budget.ts'
 import { CredentialsError, type Credentials, type Login } from './login.ts'
+import { LoginWindow } from './login-window.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** Doubled with each refusal: five in the first quarter of an hour. Docker Hub locks for ten minutes. */
@@ -61,6 +63,7 @@ export interface LoginGuardDeps {
 export class LoginGuard {
   readonly #deps: LoginGuardDeps
   readonly #name: string
+  readonly #window: LoginWindow
   /** The login that the upstream took last. */
   #acceptedKey: string | undefined
   #check:
@@ -75,6 +78,7 @@ export class LoginGuard {
   constructor(deps: LoginGuardDeps, { name }: { name: string }) {
     this.#deps = deps
     this.#name = name
+    this.#window = new LoginWindow(deps.clock)
   }
 
   /**
@@ -101,6 +105,21 @@ export class LoginGuard {
       }
       await (signal ? leaveOnAbort(this.#probe, signal) : this.#probe)
     }
+  }
+
+  /**
+   * As `acquire`, for what is answered soon: then no more than a few wait for an answer at the same time, and a login
+   * that is no longer right is seen before all have sent it.
+   */
+  async acquireInTurn(host: string, signal: AbortSignal): Promise<LoginLease | undefined> {
+    await this.#window.enter(signal)
+    let lease: LoginLease | undefined
+    try {
+      lease = await this.acquire(host, signal)
+    } finally {
+      if (!lease) this.#window.leave()
+    }
+    return lease && this.#inTurn(lease)
   }
 
   /** For whoever asks how this cache is doing; undefined when all is well. */
@@ -167,6 +186,20 @@ export class LoginGuard {
         if (key === this.#acceptedKey) this.#refuse(key, reason)
       },
       release: nothing,
+    }
+  }
+
+  #inTurn(lease: LoginLease): LoginLease {
+    return {
+      ...lease,
+      accepted: () => {
+        this.#window.widen()
+        lease.accepted()
+      },
+      release: () => {
+        lease.release()
+        this.#window.leave()
+      },
     }
   }
 

@@ -7,7 +7,7 @@ import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
-import { leaveOnAbort } from './call-budget.ts'
+import { CallBudget, leaveOnAbort } from './call-budget.ts'
 import { parseChallenges } from './challenge.ts'
 import type { LoginGuard, LoginLease } from './login-guard.ts'
 import { answersPing, givesToken } from './login-check.ts'
@@ -63,6 +63,9 @@ type Scheme = { readonly kind: 'basic' } | BearerScheme
 
 /** One per repository that is pulled at the time. */
 const TOKENS_MAX = 1000
+
+/** For the login that a token is asked for with: by then no call waits for the token any more. */
+const LOGIN_LIMIT_MS = 25_000
 
 export class TokenAuth {
   readonly #deps: TokenEndpointDeps
@@ -208,7 +211,7 @@ export class TokenAuth {
   async #fetch(tokenKey: string, question: TokenQuestion): Promise<Token> {
     for (;;) {
       const { realm, scope } = question
-      const lease = await this.#guard.acquire(realm.host)
+      const lease = await this.#loginFor(realm.host)
       this.#logger.debug({ upstream: this.#name, realm: realm.origin, scope }, 'fetching a token')
       try {
         const token = await fetchToken(this.#deps, question, lease?.login)
@@ -222,6 +225,20 @@ export class TokenAuth {
       } finally {
         lease?.release()
       }
+    }
+  }
+
+  async #loginFor(host: string): Promise<LoginLease | undefined> {
+    const { closing } = this.#deps
+    const budget = new CallBudget(this.#clock, {
+      limitMs: LOGIN_LIMIT_MS,
+      host,
+      signals: [closing],
+    })
+    try {
+      return await this.#guard.acquireInTurn(host, budget.signal)
+    } finally {
+      budget.release()
     }
   }
 

@@ -180,6 +180,36 @@ describe('refused credentials', () => {
   })
 })
 
+describe('credentials that were taken', () => {
+  const names = Array.from({ length: 100 }, (_, i) => `repository-${i}`)
+
+  it('are refused a few times at most when they are changed, however many ask at once', async () => {
+    let isRight = true
+    const { attempts, server } = await startBearer(() => (isRight ? 200 : 401))
+    const rig = logInto(server, wrong)
+    await Promise.all(names.map((name) => pull(rig, name)))
+    expect(attempts).toHaveLength(100)
+    await rig.clock.advance(MINUTE_MS)
+    isRight = false
+    const failures = await Promise.all(names.map((name) => failureOf(pull(rig, name))))
+    expect(failures.map(({ kind }) => kind)).toEqual(names.map(() => 'login-failed'))
+    // Four at once, and one that asks whether the login is good for anything.
+    expect(attempts).toHaveLength(105)
+    await rig.clock.advance(MINUTE_MS)
+    await Promise.all(names.map((name) => failureOf(pull(rig, name))))
+    expect(attempts).toHaveLength(106)
+  })
+
+  it('are refused a few times more when they are changed while many ask', async () => {
+    let answered = 0
+    const { attempts, server } = await startBearer(() => (answered++ < 50 ? 200 : 401))
+    const rig = logInto(server, wrong)
+    await Promise.allSettled(names.map((name) => pull(rig, name)))
+    expect(attempts.length - 50).toBeLessThanOrEqual(9)
+    expect(rig.client.problems).toHaveLength(1)
+  })
+})
+
 describe('credentials that change', () => {
   it('are taken at once when the old ones are refused, and nobody notices', async () => {
     let password = 'one'
