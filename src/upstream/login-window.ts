@@ -37,7 +37,7 @@ export class LoginWindow {
       this.#running++
       return
     }
-    let admit = (): void => {}
+    let admit = nothing
     const turn = new Promise<void>((resolve) => (admit = resolve))
     this.#waiting.add(admit)
     try {
@@ -70,3 +70,5 @@ export class LoginWindow {
     return this.#running < this.#size
   }
 }
+
+function nothing(): void {}

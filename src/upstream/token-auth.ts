@@ -80,6 +80,8 @@ export class TokenAuth {
   /** One request for all who ask for the same token at once. */
   readonly #fetches = new Map<string, Promise<Token>>()
   #scheme: Scheme | undefined
+  /** What a token for each repository is for, once the upstream calls one by another name than we do. */
+  readonly #scopes = new LRUCache<RepositoryName, string>({ max: TOKENS_MAX })
   /** So that the log says it once, not with each request. */
   #warnedRealm: string | undefined
 
@@ -106,7 +108,8 @@ export class TokenAuth {
   async grant(repository: RepositoryName, signal: AbortSignal): Promise<Grant | undefined> {
     if (!this.#scheme) return undefined
     if (this.#scheme.kind === 'basic') return this.#basicGrant(signal)
-    const question = questionOf(this.#scheme, repository)
+    const question = this.#questionOf(this.#scheme, repository)
+    if (!question) return undefined
     const tokenKey = keyOf(question)
     const held = this.#tokens.get(tokenKey)
     if (held && this.#clock.monotonic() < held.refreshAtMs) {
@@ -138,15 +141,34 @@ export class TokenAuth {
       const scheme = this.#schemeIn(headers)
       if (!scheme) return undefined
       this.#scheme = scheme
-      const isFinal =
-        scheme.kind === 'bearer'
-          ? this.#dropToken(refused, keyOf(questionOf(scheme, repository)))
-          : refused?.lease && !(await this.#refuseBasic(refused.lease, signal))
+      const question = scheme.kind === 'bearer' && this.#challengedFor(scheme, repository)
+      const isFinal = question
+        ? this.#dropToken(refused, keyOf(question))
+        : refused?.lease && !(await this.#refuseBasic(refused.lease, signal))
       if (isFinal) return undefined
     } finally {
       refused?.lease?.release()
     }
     return this.grant(repository, signal)
+  }
+
+  #challengedFor(scheme: BearerScheme, repository: RepositoryName): TokenQuestion {
+    const { realm, service } = scheme
+    const scope = scopeIn(scheme, repository)
+    const isRenamed = isPerRepository(scheme) && scope !== scopeOf(repository)
+    if (isRenamed || this.#scopes.size > 0) this.#scopes.set(repository, scope)
+    return { realm, service, scope }
+  }
+
+  /** @returns undefined where the upstream has to say first what it calls this repository */
+  #questionOf(
+    { realm, scope, service }: BearerScheme,
+    repository: RepositoryName,
+  ): TokenQuestion | undefined {
+    if (!isPerRepository({ scope })) return { realm, service, scope }
+    const known = this.#scopes.get(repository)
+    if (known === undefined && this.#scopes.size > 0) return undefined
+    return { realm, service, scope: known ?? scopeOf(repository) }
   }
 
   /** @returns true if another token would be refused as well */
@@ -272,12 +294,23 @@ export class TokenAuth {
 }
 
 /** Some registries have one token for everything (public.ecr.aws: `aws`): that scope is taken as it is. */
-function questionOf(
-  { realm, service, scope }: BearerScheme,
-  repository: RepositoryName,
-): TokenQuestion {
-  const isPerRepository = !scope || scope.startsWith('repository:')
-  return { realm, service, scope: isPerRepository ? `repository:${repository}:pull` : scope }
+function isPerRepository({ scope }: Pick<BearerScheme, 'scope'>): boolean {
+  return !scope || scope.startsWith('repository:')
+}
+
+function scopeOf(name: string): string {
+  return `repository:${name}:pull`
+}
+
+/**
+ * What to ask for after a challenge. Behind a proxy that rewrites paths a repository may have a longer name
+ * (`cache/team/app` for `team/app`); nothing else is asked for, and nothing but to pull.
+ */
+function scopeIn(scheme: BearerScheme, repository: RepositoryName): string {
+  const { scope = '' } = scheme
+  if (!isPerRepository(scheme)) return scope
+  const names = scope.split(' ').map((one) => /^repository:([\w./-]+):[a-z,*]+$/.exec(one)?.[1])
+  return scopeOf(names.find((name) => name?.endsWith(`/${repository}`)) ?? repository)
 }
 
 /** All that makes one token another; who asks is always the same. */

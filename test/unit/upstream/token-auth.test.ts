@@ -92,6 +92,49 @@ describe('a token', () => {
     expect(queryOf(server.hits[1]?.path)['scope']).toBe('aws')
   })
 
+  it('is for the repository as a proxy that rewrites paths has it', async () => {
+    const names = new Map<string, string>()
+    const server = await startServer((request, response) => {
+      const url = new URL(request.url ?? '', 'http://x')
+      if (url.pathname === '/token') {
+        const scope = url.searchParams.get('scope') ?? ''
+        // Whoever asks for what there is not is told so.
+        return [...names.values()].includes(scope)
+          ? sendJson(response, { token: Buffer.from(scope).toString('base64url') })
+          : sendJson(response, {}, 403)
+      }
+      const name = /\/v2\/(.*)\/manifests/.exec(url.pathname)?.[1] ?? ''
+      const scope = `repository:${name === 'team/own' ? name : `cache/${name}`}:pull`
+      names.set(name, scope)
+      const wanted = `Bearer ${Buffer.from(scope).toString('base64url')}`
+      if (request.headers.authorization === wanted) return response.end(content)
+      const realm = `http://${request.headers.host}/token`
+      const said = scope.replace('pull', 'pull,push')
+      const challenge = `Bearer realm="${realm}",service="x",scope="repository:x:pull ${said}"`
+      return response.writeHead(401, { 'www-authenticate': challenge }).end()
+    })
+    const { client } = makeClient(server.url)
+    for (const name of ['team/app', 'app', 'team/own', 'team/app', 'app', 'team/own']) {
+      await client.getManifest(repositoryOf(name), 'a')
+    }
+    expect(server.count('/token')).toBe(3)
+    // Each is refused once, before its name is known.
+    expect(server.hits).toHaveLength(3 * 3 + 3)
+  })
+
+  it.each([
+    'repository:other/library/alpines:pull',
+    'repository:xlibrary/alpine:pull',
+    'repository:x library/alpine:pull',
+    'repository:x:y/library/alpine:pull',
+    'repository:cache/library/alpine',
+  ])('is never for another repository: %s', async (scope) => {
+    const server = await startBearer({ scope })
+    const { client } = makeClient(server.url)
+    await client.getManifest(alpine, 'a')
+    expect(queryOf(server.hits[1]?.path)['scope']).toBe('repository:library/alpine:pull')
+  })
+
   it('is asked for with the credentials', async () => {
     const server = await startBearer()
     const { client } = makeClient(server.url, { credentials })
