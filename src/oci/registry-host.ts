@@ -39,8 +39,26 @@ export function isDockerHub(host: RegistryHost): boolean {
   return host === DOCKER_HUB
 }
 
+/**
+ * Top-level domains in which no public registry can be. The Public Suffix List has some of them.
+ *
+ * @see https://www.iana.org/assignments/special-use-domain-names
+ */
+const SPECIAL_USE: ReadonlySet<string> = new Set([
+  'alt',
+  'arpa',
+  'example',
+  'internal',
+  'invalid',
+  'local',
+  'localhost',
+  'onion',
+  'test',
+])
+
 /** Whether it is a name in the public DNS: not an address, not `localhost`, nothing below `.internal`, no port. */
 export function isPublicName(host: RegistryHost): boolean {
+  if (SPECIAL_USE.has(host.slice(host.lastIndexOf('.') + 1))) return false
   const { domain, hostname, isIcann } = parse(host)
   return hostname === host && isIcann === true && domain !== null
 }

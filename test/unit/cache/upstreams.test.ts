@@ -180,3 +180,19 @@ describe('a name that begins with that of the main upstream', () => {
     })
   })
 })
+
+it.each(['metadata.google.internal', 'nas.home.arpa', '127.0.0.1', 'quay.io_22'])(
+  'a name that is not public is nobody else, and may be a part of a name of the main upstream: %s',
+  (component) => {
+    const { all, created } = upstreams()
+    const repositories = new Repositories({ upstreams: all, logger: pino({ enabled: false }) })
+    const name = repositoryOf(`${component}/x/y`)
+    const located = repositories.locate({}, name, 'MANIFEST_UNKNOWN', undefined)
+    expect(located).toMatchObject({ upstream: all.main, name, storedName: name })
+    const ns = hostOf(component.replace('_', ':'))
+    expect(() =>
+      repositories.locate({ ns }, repositoryOf('x/y'), 'MANIFEST_UNKNOWN', undefined),
+    ).toThrow(expect.objectContaining({ code: 'MANIFEST_UNKNOWN' }))
+    expect(created).toEqual([])
+  },
+)
