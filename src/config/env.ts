@@ -2,7 +2,7 @@
 // split at `_`, applied in lexical order (so REGISTRY_STORAGE before REGISTRY_STORAGE_CACHE), and values
 // are YAML. What fits nothing is never fatal: Kubernetes sets REGISTRY_PORT for a Service named registry.
 
-import { childPath, type Findings } from './findings.ts'
+import { childPath, maskSecrets, type Findings } from './findings.ts'
 import { mappingOf, type Node, type Section } from './node.ts'
 import { isMapping, isScalar, parseYaml, YamlError, type Yaml } from './yaml.ts'
 
@@ -50,20 +50,22 @@ function applyVariable(
   findings: Findings,
 ): Yaml {
   const names = variable.slice(PREFIX.length).split('_')
+  // It may have the key of a mapping in it.
+  const shown = maskSecrets(variable)
   try {
     const applied =
       variable === VERSION_VARIABLE
         ? undefined
         : override(root, document, names, () => parseYaml(text))
     if (applied) {
-      if (applied.path !== undefined) findings.cameFrom(applied.path, variable)
+      if (applied.path !== undefined) findings.cameFrom(applied.path, shown)
       return applied.raw
     }
-    findings.warnings.push(`ignoring unrecognized environment variable ${variable}`)
+    findings.warnings.push(`ignoring unrecognized environment variable ${shown}`)
   } catch (error) {
     if (!(error instanceof YamlError || error instanceof IndexError)) throw error
     const advice = error instanceof YamlError ? '; put the value in quotes' : ''
-    findings.problem(variable, error.message + advice)
+    findings.problem(shown, error.message + advice)
   }
   return document
 }

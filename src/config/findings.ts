@@ -70,7 +70,7 @@ function isWithin(path: string, section: string): boolean {
 export function childPath(path: string, key: string | number): string {
   const shown = /^[\w.-]{1,64}$/.test(String(key))
     ? String(key)
-    : JSON.stringify(String(key).slice(0, SHOWN_LENGTH_MAX))
+    : JSON.stringify(maskSecrets(String(key)).slice(0, SHOWN_LENGTH_MAX))
   return path === '' ? shown : `${path}.${shown}`
 }
 
@@ -79,12 +79,17 @@ export function describe(value: Yaml): string {
   if (value === null) return 'nothing'
   if (isMapping(value)) return 'a mapping'
   if (!isScalar(value)) return 'a list'
-  const text = maskUserinfo(textOf(value))
+  const text = maskSecrets(textOf(value))
   const shown = text.length > SHOWN_LENGTH_MAX ? `${text.slice(0, SHOWN_LENGTH_MAX)}…` : text
   return value instanceof PlainScalar ? shown : JSON.stringify(shown)
 }
 
-/** Hides `user:password@` wherever it may stand, also in what is no valid URL. */
-export function maskUserinfo(text: string): string {
-  return text.replace(/[^/\s]*@/, '***@')
+/** Hides what may be a secret in one value, also in what is no valid URL: a password may have a slash in it. */
+export function maskSecrets(text: string): string {
+  return maskQuery(text.replace(/^([a-z][a-z\d+.-]*:\/\/)?.*@/is, '$1***@'))
+}
+
+/** Hides what follows a path: signed URLs and webhooks have their secret there. */
+export function maskQuery(text: string): string {
+  return text.replace(/(:\/\/[^?#]*[?#]).+$|([?#])[^?#]*=.*$/s, '$1$2***')
 }

@@ -6,7 +6,7 @@ import { dump } from 'js-yaml'
 import { DOCUMENT } from './document.ts'
 import { formatDuration } from './duration.ts'
 import { formatDiskAmount, formatSize } from './size.ts'
-import { maskUserinfo } from './findings.ts'
+import { maskQuery, maskSecrets } from './findings.ts'
 import type { Node } from './node.ts'
 import type {
   Check,
@@ -35,8 +35,8 @@ type Printable =
   | { readonly [key: string]: Printable }
 
 /**
- * Prints the configuration in effect. Passwords, header values of health checks and userinfo in URLs are
- * shown as `***`.
+ * Prints the configuration in effect. Passwords, header values of health checks, userinfo in URLs and queries of
+ * health checks are shown as `***`.
  */
 export function formatConfiguration(configuration: Configuration): string {
   const { log, storage, redis, http, health, catalog, tags, proxy } = configuration
@@ -157,7 +157,7 @@ function upstreamDocument(upstream: UpstreamConfiguration) {
     connecttimeout: optionalDuration(upstream.connectTimeoutMs),
     maxconnections: upstream.connectionsMax,
     requestspersecond: upstream.requestsPerSecond,
-    httpproxy: upstream.httpProxy && maskUserinfo(upstream.httpProxy),
+    httpproxy: upstream.httpProxy && maskSecrets(upstream.httpProxy),
     ttl: formatDuration(upstream.ttlMs),
     tagttl: formatDuration(upstream.tagTtlMs),
     tagrules: Object.fromEntries(
@@ -202,7 +202,7 @@ function healthDocument({ storageDriver, files, http, tcp }: HealthConfiguration
     storagedriver: storageDriver && { enabled: true, ...checkDocument(storageDriver) },
     file: files.map((check) => ({ file: check.path, ...checkDocument(check) })),
     http: http.map((check) => ({
-      uri: check.url,
+      uri: maskQuery(check.url),
       headers: check.headers,
       statuscode: check.expectedStatus,
       timeout: optionalDuration(check.timeoutMs),
@@ -268,8 +268,8 @@ function isEmpty(value: Printable): boolean {
 /** The proxy servers are not in the file, so they stand in comments. */
 function environmentComment({ httpProxy, httpsProxy, noProxy }: EnvironmentProxy): string {
   const lines = [
-    httpProxy && `# http_proxy=${maskUserinfo(httpProxy)}`,
-    httpsProxy && `# https_proxy=${maskUserinfo(httpsProxy)}`,
+    httpProxy && `# http_proxy=${maskSecrets(httpProxy)}`,
+    httpsProxy && `# https_proxy=${maskSecrets(httpsProxy)}`,
     noProxy && `# no_proxy=${noProxy}`,
   ]
   return lines.flatMap((line) => (line ? [`${line.replaceAll(/[\r\n]/g, ' ')}\n`] : [])).join('')

@@ -2,7 +2,7 @@
 // through the findings, and never throws.
 
 import type { Document } from './document.ts'
-import { childPath, type Findings } from './findings.ts'
+import { childPath, maskSecrets, type Findings } from './findings.ts'
 import type { CredentialsConfiguration, TagRule, UpstreamConfiguration } from './schema.ts'
 
 export const DOCKER_HUB_URL = 'https://registry-1.docker.io'
@@ -69,7 +69,8 @@ export function otherUpstreamsOf(
     const name = isDockerHubName(written) ? DOCKER_HUB : written.toLowerCase()
     const isMain = name === main.name || (name === DOCKER_HUB && main.isDockerHub)
     if (isMain) findings.problem(path, 'this is proxy.remoteurl; put its keys under proxy itself')
-    if (found.has(name)) findings.problem(path, `stands twice: it is ${name} under another name`)
+    if (found.has(name))
+      findings.problem(path, `stands twice: it is ${maskSecrets(name)} under another name`)
     if (name === ANY && document.enabled === undefined) {
       findings.warning(path, 'has no effect without enabled: true')
     }
@@ -237,7 +238,7 @@ function checkHosts(upstreams: readonly UpstreamConfiguration[], findings: Findi
   for (const { hosts, name } of upstreams) {
     for (const host of hosts) {
       const owner = owners.get(host)
-      const message = `${host} stands for ${owner} and for ${name}; it can stand for one of them`
+      const message = `${host} stands for ${maskSecrets(owner ?? '')} and for ${maskSecrets(name)}; it can stand for one of them`
       if (owner !== undefined) findings.problem('proxy.upstreams', message)
       owners.set(host, name)
     }

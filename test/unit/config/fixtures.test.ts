@@ -293,7 +293,7 @@ describe('configurations that must not start', () => {
       'catalog: expected a mapping, got a list',
       'proxy.remoteurl: expected an http or https URL without credentials, query or fragment, got "https://***@registry-1.docker.io"',
       'proxy.password: expected text',
-      'proxy.allowedrealms.0: expected host, host:port or https://host/path, got "https://auth.example.com/token?x=1"',
+      'proxy.allowedrealms.0: expected host, host:port or https://host/path, got "https://auth.example.com/token?***"',
       'proxy.ttl: expected a duration such as 168h, got "7 dayz"',
       'http.addr: expected an address such as :5000 or 127.0.0.1:5000, got "5000"',
       'health.tcp.1.addr: expected host:port, got nothing',

@@ -51,14 +51,14 @@ describe('formatConfiguration', () => {
     const shown = format(
       file(
         'redis: {addr: a, username: u, password: hunter2, sentinelpassword: hunter2}',
-        'health: {http: [{uri: "http://u:hunter2@a/", headers: {Authorization: Bearer hunter2}}]}',
+        'health: {http: [{uri: "http://u:hunter2@a/x?token=hunter2", headers: {Authorization: Bearer hunter2}}]}',
         'proxy: {remoteurl: "https://a", username: u, password: hunter2}',
       ),
       { https_proxy: 'http://u:hunter2@b' },
     )
     expect(shown).not.toContain('hunter2')
     expect(shown).toContain("  username: u\n  password: '***'\n")
-    expect(shown).toContain('uri: http://***@a/')
+    expect(shown).toContain('uri: http://***@a/x?***')
     expect(shown).toContain('# https_proxy=http://***@b\n')
   })
 

@@ -412,3 +412,24 @@ describe('redis', () => {
     ])
   })
 })
+
+describe('what is said of a configuration', () => {
+  it.each([
+    ['proxy: {upstreams: {"bob:hunter2@ghcr.io": {}}}', {}],
+    ['proxy: {upstreams: {"https://bob:hunter2@ghcr.io": {ttl: x}}}', {}],
+    ['proxy: {upstreams: {"bob:hunter2/x@ghcr.io": {}, "BOB:hunter2/x@ghcr.io": {}}}', {}],
+    ['proxy: {remoteurl: "https://x?token=hunter2"}', {}],
+    ['proxy: {remoteurl: "https://bob:hunter2/hunter2@x"}', {}],
+    ['proxy: {remoteurl: "https://x#hunter2"}', {}],
+    ['proxy: {remoteurl: "x/?token=hunter2"}', {}],
+    ['health: {http: [{uri: "ftp://x/?hunter2"}]}', {}],
+    ['', { 'REGISTRY_PROXY_UPSTREAMS_bob:hunter2@ghcr.io_TTL': '1h' }],
+    ['', { 'REGISTRY_PROXY_UPSTREAMS_bob:hunter2@ghcr.io_NONE': '1h' }],
+    ['', { 'REGISTRY_PROXY_UPSTREAMS_bob:hunter2@ghcr.io': '"' }],
+  ])('has no secret in it: %s %j', (text, environment) => {
+    const { problems, warnings } = load(file(text), environment)
+    const said = [...problems, ...warnings].join('\n')
+    expect(said).toContain('***')
+    expect(said).not.toContain('hunter2')
+  })
+})
