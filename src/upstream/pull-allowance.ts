@@ -89,7 +89,7 @@ export class PullAllowance {
     this.#options = options
   }
 
-  /** @param headers of an answer to a question for a manifest; no other is counted */
+  /** @param headers of any answer of the upstream: some count more than manifests, and all that say so know */
   note(headers: IncomingHttpHeaders): void {
     const rateLimit = rateLimitOf(headers)
     if (!rateLimit) return

@@ -188,7 +188,7 @@ export class UpstreamSession {
     try {
       const answer = await this.#transport.send(request, budget)
       // What a host that we were sent on to counts is not what the upstream does.
-      if (request.kind === 'manifest' && !answer.leftOrigin) this.#allowance.note(answer.headers)
+      if (!answer.leftOrigin) this.#allowance.note(answer.headers)
       return answer
     } catch (error) {
       this.#auth.settle(grant, undefined)

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { PullAllowance, rateLimitOf, type RateLimit } from '../../../src/upstream/pull-allowance.ts'
 import type { JsonObject } from '../../../src/upstream/response-body.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
-import { alpine, content, loggerInto, makeClient, startServer } from './small-server.ts'
+import { alpine, content, digest, loggerInto, makeClient, startServer } from './small-server.ts'
 
 const SOURCE = '203.0.113.7'
 
@@ -136,7 +136,7 @@ describe('pulls that are nearly spent', () => {
 })
 
 describe('the client of an upstream', () => {
-  it('notes what is left from answers to HEAD and GET and from refusals, of the upstream alone', async () => {
+  it('notes what is left from all answers and from refusals, of the upstream alone', async () => {
     const cdn = await startServer((_request, response) => {
       response.setHeader('ratelimit-remaining', '1;w=21600').end(content)
     })
@@ -147,7 +147,9 @@ describe('the client of an upstream', () => {
       }
       response.setHeader('ratelimit-limit', '100;w=21600')
       response.setHeader('ratelimit-remaining', `${left--};w=21600`)
-      return response.writeHead(request.url?.endsWith('/over') ? 429 : 200).end(content)
+      const isList = /\/(?:tags|referrers)\//.test(request.url ?? '')
+      const body = isList ? '{"tags":[],"manifests":[]}' : content
+      return response.writeHead(request.url?.endsWith('/over') ? 429 : 200).end(body)
     })
     const remaining: number[] = []
     const onRateLimit = (rateLimit: RateLimit): void => void remaining.push(rateLimit.remaining)
@@ -156,6 +158,10 @@ describe('the client of an upstream', () => {
     await client.getManifest(alpine, 'a')
     await expect(client.getManifest(alpine, 'over')).rejects.toMatchObject({ kind: 'rate-limited' })
     await client.getManifest(alpine, 'moved')
-    expect(remaining).toEqual([50, 49, 48])
+    await client.headBlob(alpine, digest)
+    ;(await client.getBlob(alpine, digest)).body.resume()
+    await client.listTags(alpine)
+    await client.getReferrers(alpine, digest)
+    expect(remaining).toEqual([50, 49, 48, 47, 46, 45, 44])
   })
 })
