@@ -13,6 +13,7 @@ import type {
 import { registryUrlOf } from './config/upstreams.ts'
 import { parseRegistryHost, type RegistryHost } from './oci/registry-host.ts'
 import { createRegistry, type RegistryOptions } from './upstream/mirrored-registry.ts'
+import { LoginMemories } from './upstream/login-memory.ts'
 import type { UpstreamDeps as RegistryDeps } from './upstream/upstream-client.ts'
 
 export interface UpstreamDeps {
@@ -39,8 +40,13 @@ export async function createUpstreams(
     const options = await registryOptions(configured, deps)
     if (configured.name.startsWith('*')) {
       const { name: pattern, ttlMs } = configured
-      const create = (host: RegistryHost): Upstream =>
-        upstreamOf(configured, { ...options, name: host, remoteUrls: [registryUrlOf(host)] }, deps)
+      const memories = new LoginMemories()
+      const create = (host: RegistryHost): Upstream => {
+        const loginMemory = memories.of(host)
+        const depsOf = (label: string): RegistryDeps => ({ ...deps.depsOf(label), loginMemory })
+        const own = { ...options, name: host, remoteUrls: [registryUrlOf(host)] }
+        return upstreamOf(configured, own, { ...deps, depsOf })
+      }
       patterns.push({ pattern, ttlMs, create })
       continue
     }

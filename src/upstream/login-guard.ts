@@ -8,6 +8,7 @@ import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import { leaveOnAbort } from './call-budget.ts'
 import { CredentialsError, type Credentials, type Login } from './login.ts'
+import type { LoginMemory, Refusal } from './login-memory.ts'
 import { LoginWindow } from './login-window.ts'
 import { UpstreamError } from './upstream-error.ts'
 
@@ -40,22 +41,12 @@ export interface LoginLease {
   release(): void
 }
 
-interface Refusal {
-  readonly key: string
-  /** Of this login. */
-  readonly times: number
-  /** Of any login, since one was accepted. */
-  readonly timesInARow: number
-  readonly atMs: number
-  /** Since the epoch: the first in a row. */
-  readonly sinceMs: number
-  readonly reason: string
-}
-
 export interface LoginGuardDeps {
   readonly clock: Clock
   readonly logger: Logger
   readonly credentials: Credentials
+  /** Default: its own, which ends with it. */
+  readonly memory?: LoginMemory | undefined
   /** Told of each change: whether the upstream refuses the login, or there is none to be had. */
   readonly onChange: (state: { readonly isFailing: boolean }) => void
 }
@@ -64,12 +55,11 @@ export class LoginGuard {
   readonly #deps: LoginGuardDeps
   readonly #name: string
   readonly #window: LoginWindow
+  readonly #memory: LoginMemory
   /** The login that the upstream took last. */
   #acceptedKey: string | undefined
   #check:
     { readonly key: string; readonly atMs: number; readonly isGood: Promise<boolean> } | undefined
-  #refusal: Refusal | undefined
-  #toldKey: string | undefined
   /** Who finds out; resolved when it is known, or when that one gave up. */
   #probe: Promise<void> | undefined
   #isUnavailable = false
@@ -78,6 +68,7 @@ export class LoginGuard {
   constructor(deps: LoginGuardDeps, { name }: { name: string }) {
     this.#deps = deps
     this.#name = name
+    this.#memory = deps.memory ?? {}
     this.#window = new LoginWindow(deps.clock)
   }
 
@@ -97,7 +88,7 @@ export class LoginGuard {
       if (key === this.#acceptedKey) return this.#lease(login, key)
       this.#checkRest(key)
       if (!this.#probe) {
-        if (key !== this.#refusal?.key || isReadAnew) return this.#startProbe(login, key)
+        if (key !== this.#memory.refusal?.key || isReadAnew) return this.#startProbe(login, key)
         // It may have been corrected since it was read: each refusal too many brings the account closer to its lock.
         this.#deps.credentials.forget()
         isReadAnew = true
@@ -125,8 +116,8 @@ export class LoginGuard {
   /** For whoever asks how this cache is doing; undefined when all is well. */
   get problem(): string | undefined {
     if (this.#isUnavailable) return 'the credentials could not be read: the log says why'
-    const refusal = this.#refusal
-    if (!refusal || this.#toldKey === undefined) return undefined
+    const refusal = this.#memory.refusal
+    if (!refusal || this.#memory.toldKey === undefined) return undefined
     const since = new Date(refusal.sinceMs).toISOString()
     const inS = Math.ceil(Math.max(0, this.#restsUntilMs(refusal.key) - this.#nowMs()) / 1000)
     return `credentials refused since ${since} (${refusal.reason}); tried again in ${inS} s, or when they change`
@@ -134,11 +125,11 @@ export class LoginGuard {
 
   async #current(host: string): Promise<Login | undefined> {
     try {
-      const wasRefused = this.#refusal !== undefined
+      const wasRefused = this.#memory.refusal !== undefined
       const login = await this.#deps.credentials.current(host, { wasRefused })
       this.#isUnavailable = false
       // What was refused has been taken away.
-      if (!login) this.#toldKey = undefined
+      if (!login) this.#memory.toldKey = undefined
       this.#notify()
       return login
     } catch (error) {
@@ -205,17 +196,17 @@ export class LoginGuard {
 
   #accept(key: string): void {
     this.#acceptedKey = key
-    this.#refusal = undefined
-    if (this.#toldKey === undefined) return
-    this.#toldKey = undefined
+    this.#memory.refusal = undefined
+    if (this.#memory.toldKey === undefined) return
+    this.#memory.toldKey = undefined
     this.#deps.logger.info({ upstream: this.#name }, `${this.#name} takes the credentials again`)
     this.#notify()
   }
 
   #refuse(key: string, reason: string): void {
-    const before = this.#refusal
+    const before = this.#memory.refusal
     this.#acceptedKey = undefined
-    this.#refusal = {
+    this.#memory.refusal = {
       key,
       reason,
       times: before?.key === key ? before.times + 1 : 1,
@@ -227,7 +218,7 @@ export class LoginGuard {
   }
 
   #restsUntilMs(key: string): number {
-    const refusal = this.#refusal
+    const refusal = this.#memory.refusal
     if (!refusal) return Number.NEGATIVE_INFINITY
     const { atMs, times, timesInARow } = refusal
     if (key === refusal.key) return atMs + Math.min(REST_MIN_MS * 2 ** (times - 1), REST_MAX_MS)
@@ -237,12 +228,12 @@ export class LoginGuard {
 
   #checkRest(key: string): void {
     const leftMs = this.#restsUntilMs(key) - this.#nowMs()
-    if (leftMs <= 0 || !this.#refusal) return
+    if (leftMs <= 0 || !this.#memory.refusal) return
     const inS = Math.ceil(leftMs / 1000)
     const message =
       `the credentials for ${this.#name} were refused: check its username and password (or token); ` +
       `they are not tried again for ${inS} s, unless they change`
-    this.#tell(key, this.#refusal, message)
+    this.#tell(key, this.#memory.refusal, message)
     // They may change at any time: no client is sent away for longer.
     const retryAfterMs = Math.min(leftMs, REST_MIN_MS)
     throw new UpstreamError('login-failed', message, { status: 401, retryAfterMs })
@@ -250,14 +241,14 @@ export class LoginGuard {
 
   /** Once for each login, and only when no other has come in its place. */
   #tell(key: string, { reason }: Refusal, message: string): void {
-    if (key === this.#toldKey) return
-    this.#toldKey = key
+    if (key === this.#memory.toldKey) return
+    this.#memory.toldKey = key
     this.#deps.logger.warn({ upstream: this.#name, reason }, message)
     this.#notify()
   }
 
   #notify(): void {
-    const isFailing = this.#isUnavailable || this.#toldKey !== undefined
+    const isFailing = this.#isUnavailable || this.#memory.toldKey !== undefined
     if (isFailing !== this.#isFailing) this.#deps.onChange({ isFailing })
     this.#isFailing = isFailing
   }

@@ -9,6 +9,7 @@ import type { ConnectionOptions, EnvironmentProxy } from './egress.ts'
 import { failedAnswer } from './failed-answer.ts'
 import type { Credentials } from './login.ts'
 import { LoginGuard } from './login-guard.ts'
+import type { LoginMemory } from './login-memory.ts'
 import { hostOfRealm } from './realm.ts'
 import { PullAllowance, type RateLimit } from './pull-allowance.ts'
 import { TokenAuth, type Grant } from './token-auth.ts'
@@ -52,6 +53,8 @@ export interface UpstreamOptions {
 export interface UpstreamDeps extends TransportDeps {
   /** Of the process, for credential helpers; default empty. */
   readonly environment?: Environment | undefined
+  /** What is known of refused logins already. */
+  readonly loginMemory?: LoginMemory | undefined
   /** Told when there is no way to log in, and when there is one again. */
   readonly onLoginChange?: ((state: { readonly isFailing: boolean }) => void) | undefined
   /** Told what is left of the pulls that the upstream allows, with each answer that says so. */
@@ -124,7 +127,9 @@ export class UpstreamSession {
       { clock, environment, logger },
       { name, host },
     )
-    const guard = new LoginGuard({ clock, logger, credentials, onChange: onLoginChange }, { name })
+    const { loginMemory: memory } = deps
+    const onChange = onLoginChange
+    const guard = new LoginGuard({ clock, logger, credentials, memory, onChange }, { name })
     this.#transport = transport
     this.#credentials = credentials
     this.#guard = guard

@@ -2,12 +2,15 @@
 // no other upstream sees them.
 
 import { chmod, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:http'
+import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { answering, makeHelperDirectory } from '../support/credential-helper.ts'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
 import { buildImage } from '../support/images.ts'
 import { startLayover, type Layover } from '../support/layover.ts'
+import { TLS_CERTIFICATE } from '../support/tls-certificate.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
 
 const NAME = 'team/app'
@@ -134,5 +137,62 @@ describe('credentials', () => {
     expect(answer.body.toString()).toContain(
       'add auth.elsewhere.test to proxy.upstreams.corp.test.allowedrealms',
     )
+  })
+})
+
+/** A proxy server for which all names lead to one port. */
+async function startTunnel(port: number): Promise<string> {
+  const server = createServer().on('connect', (_request, client: Socket) => {
+    const onward = connect(port, '127.0.0.1', () => {
+      client.write('HTTP/1.1 200 OK\r\n\r\n')
+      client.pipe(onward).pipe(client)
+    })
+    for (const [one, other] of [
+      [client, onward],
+      [onward, client],
+    ] as const) {
+      one.on('error', () => {}).once('close', () => other.destroy())
+    }
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  const address = server.address()
+  return `http://127.0.0.1:${typeof address === 'object' ? address?.port : 0}`
+}
+
+describe('credentials for all registries below a domain', () => {
+  it('rest once they are refused, however many other registries clients name', async () => {
+    const upstream = await startUpstream({
+      tls: TLS_CERTIFICATE,
+      credentials: { ...LOGIN, password: 'another' },
+    })
+    onTestFinished(() => upstream.close())
+    const auths = { 'a.corp.test': { auth: BASIC } }
+    const keys = {
+      credentials: { dockerconfig: await writeSecret('config.json', JSON.stringify({ auths })) },
+      httpproxy: await startTunnel(Number(new URL(upstream.url).port)),
+      skipverify: true,
+      deny: ['r*.corp.test/**'],
+    }
+    const { layover } = await startLayover({
+      configuration: {
+        proxy: { remoteurl: 'http://127.0.0.1:1', upstreams: { '*.corp.test': keys } },
+      },
+    })
+    const attempts = () =>
+      upstream.requests.filter(({ headers }) => headers.authorization === `Basic ${BASIC}`).length
+    expect(await pull(layover, `/v2/a.corp.test/${NAME}`)).toBe(503)
+    const first = attempts()
+    expect(first).toBeGreaterThan(0)
+    for (let i = 0; i < 100; i++) {
+      expect(await pull(layover, `/v2/r${i}.corp.test/${NAME}`)).toBe(404)
+    }
+    for (let i = 0; i < 3; i++) expect(await pull(layover, `/v2/a.corp.test/${NAME}`)).toBe(503)
+    expect(attempts()).toBe(first)
+    const refusals = layover.messages().filter((message) => message.includes('were refused'))
+    expect(refusals).toHaveLength(1)
   })
 })
