@@ -33,6 +33,7 @@ import { AccessLog } from './telemetry/access-log.ts'
 import { fileCheck, httpCheck, tcpCheck } from './telemetry/health-checks.ts'
 import { Health } from './telemetry/health.ts'
 import { Metrics } from './telemetry/metrics.ts'
+import type { AddressScope } from './upstream/address-scope.ts'
 
 /** Registry's default; the key only turns the check on. */
 const STORAGE_CHECK_DEFAULT = { intervalMs: 10_000, threshold: 3 }
@@ -55,6 +56,8 @@ export interface ServiceDeps {
   readonly environment: Readonly<Record<string, string | undefined>>
   /** For the upstream's logs: `layover/1.2.3`. */
   readonly userAgent: string
+  /** For tests, which have loopback addresses only. */
+  readonly scopeOf?: ((address: string) => AddressScope) | undefined
 }
 
 export interface Service {
@@ -133,6 +136,7 @@ async function startOn(
         metrics.upstreamDuration.observe({ upstream, kind }, durationMs / 1000)
       },
       environment: deps.environment,
+      scopeOf: deps.scopeOf,
       onLoginChange: ({ isFailing }) => {
         metrics.loginFailing.set({ upstream }, Number(isFailing))
       },

@@ -9,7 +9,7 @@ import { systemClock, type Clock } from '../../src/clock.ts'
 import { senderOf } from '../../src/cache/upstream.ts'
 import { loadConfiguration } from '../../src/config/load.ts'
 import type { Digest } from '../../src/oci/digest.ts'
-import { startService, type Service } from '../../src/service.ts'
+import { startService, type Service, type ServiceDeps } from '../../src/service.ts'
 import { createLogger } from '../../src/telemetry/logger.ts'
 import { startFakeUpstream, type FakeUpstream, type FakeUpstreamOptions } from './fake-upstream.ts'
 import { openRaw, rawGet, type RawExchange, type RawRequestOptions } from './http-client.ts'
@@ -44,6 +44,8 @@ export interface LayoverOptions {
   readonly environment?: Readonly<Record<string, string>> | undefined
   /** Default: `impatientClock`. */
   readonly clock?: Clock
+  /** What addresses stand for. */
+  readonly scopeOf?: ServiceDeps['scopeOf']
   readonly rootDirectory?: string
   /** The test leaves a download unfinished on purpose. */
   readonly mayLeaveParts?: boolean
@@ -115,6 +117,7 @@ export class Layover {
       },
       storageWorkerUrl: STORAGE_WORKER_URL,
       environment: this.#options.environment ?? {},
+      scopeOf: this.#options.scopeOf,
       userAgent: 'layover/test',
     })
   }
