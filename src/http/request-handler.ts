@@ -97,7 +97,8 @@ export class RequestHandler {
     const { freshness, handler, request, response } = exchange
     const durationMs = clock.monotonic() - exchange.startedMs
     const method = request.method ?? ''
-    const status = response.headersSent ? response.statusCode : STATUS_UNANSWERED
+    const isAnswered = response.headersSent
+    const status = isAnswered ? response.statusCode : STATUS_UNANSWERED
     metrics.httpInFlight.dec()
     metrics.httpRequests.inc({ handler, code: status, method: method.toLowerCase() })
     metrics.httpDuration.observe({ handler, method: method.toLowerCase() }, durationMs / 1000)
@@ -124,7 +125,9 @@ export class RequestHandler {
       reference: exchange.reference,
       digest: exchange.digest,
       isAborted: !response.writableFinished,
-      error: exchange.failure,
+      error:
+        exchange.failure ??
+        (isAnswered ? undefined : 'the connection ended before there was an answer'),
     })
   }
 

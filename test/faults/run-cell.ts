@@ -5,7 +5,7 @@ import { answerDeviations, recoveryDeviations, summaryOf } from './answer-checks
 import type { RawResponse } from '../support/http-client.ts'
 import { Asking, BEGINNING, MIDDLE, rangeOf, type Asked } from './asking.ts'
 import { expectedOf, lastingMs, type Part } from './expectation.ts'
-import { labelOf, type Cell } from './matrix.ts'
+import { labelOf, meaningIn, type Cell } from './matrix.ts'
 import { Scene } from './scene.ts'
 import type { Station } from './station.ts'
 import {
@@ -62,9 +62,8 @@ export async function runCell(cell: Cell, station: Station, id: number): Promise
 
 /** Whether what arrives before the break is all that the client asked for: it need not meet the break. */
 function isServedFirst(cell: Cell): boolean {
-  return (
-    cell.client === 'range' && ['content', 'as-sent'].includes(expectedOf(cell, MIDDLE).outcome)
-  )
+  if (cell.client !== 'range' || meaningIn(cell).is === 'harmless') return false
+  return ['content', 'as-sent'].includes(expectedOf(cell, MIDDLE).outcome)
 }
 
 async function recover(cell: Cell, scene: Scene, station: Station): Promise<string[]> {
