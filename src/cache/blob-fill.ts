@@ -18,7 +18,6 @@ import { drop } from '../upstream/response-body.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import { BlobSenders } from './blob-senders.ts'
 import type { DiskBudget } from './disk-budget.ts'
-import { keepPace } from './disk-pace.ts'
 import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
 import { FillRoom } from './fill-room.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
@@ -173,7 +172,6 @@ export class BlobFill {
 
   /** @returns all bytes, verified */
   async #download(): Promise<Spool> {
-    if (this.#options.keeper) await keepPace(this.#deps, this.#stop.signal)
     const first = await this.#firstAnswer()
     const spool = await this.#openSpool(first).catch((error: unknown) => {
       drop(first.body)

@@ -95,8 +95,8 @@ export class TagTable {
     const isKnown = before?.digest === digest && before.isStored
     const checkedAtMs = this.#clock.now()
     const ttlMs = repository.upstream.ttlMsOfTag(tag)
-    this.#tags.set(key, { digest, checkedAtMs, ttlMs, isStored: isKnown })
     this.#absent.delete(key)
+    // Nobody is told before the disk is: what a client was told, a crash does not take back.
     const isStored = isKnown || (isKept() && (await this.#write(repository, tag, digest, isKept)))
     const state: TagState = { digest, checkedAtMs, ttlMs, isStored }
     this.#tags.set(key, state)

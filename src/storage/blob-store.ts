@@ -239,11 +239,6 @@ export class BlobStore {
     })
   }
 
-  /** @returns undefined when the disk keeps up with what is put; else, when it has caught up. Never rejects */
-  caughtUp(): Promise<void> | undefined {
-    return this.#writer.caughtUp()
-  }
-
   /**
    * Takes over a verified file that the disk has already.
    *

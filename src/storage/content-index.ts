@@ -237,10 +237,17 @@ export class ContentIndex {
    * @throws {StorageError} some, or all, are not made
    */
   async write(changes: readonly IndexChange[]): Promise<void> {
-    for (let made = 0; made < changes.length;) {
-      made += await this.#writeChunk(await this.#ready(), changes.slice(made, made + CHUNK_WRITES))
+    if (changes.length === 0) return
+    const handle = await this.#ready()
+    await this.#marks.beginWrite()
+    try {
+      for (let made = 0; made < changes.length;) {
+        made += await this.#writeChunk(handle, changes.slice(made, made + CHUNK_WRITES))
+      }
+    } finally {
+      await this.#marks.endWrite()
     }
-    if (changes.length > 0) await this.#measure()
+    await this.#measure()
   }
 
   async close(): Promise<void> {

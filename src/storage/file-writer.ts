@@ -23,11 +23,6 @@ export class FileWriter {
     return this.writeAll([{ file, bytes }])
   }
 
-  /** @returns undefined when the disk keeps up; else, when it has caught up. Never rejects */
-  caughtUp(): Promise<void> | undefined {
-    return this.#thread.caughtUp()
-  }
-
   /**
    * Replaces several, one after the other, in one go.
    *

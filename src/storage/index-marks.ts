@@ -1,22 +1,20 @@
 // What a run leaves in the index's directory for the next one: empty files, whose names alone tell something.
 //   opening     it has not been read through yet: damage found then may have ended the process
-//   running.N   the N-th run in a row that was not ended in order: damage may show at a write only, each time
+//   running     a run has it, and is not writing to it
+//   writing.N   it is, and N - 1 runs before it ended in the middle of a write: damage may show then only, each time
 //   damaged     lmdb said so
 //   complete    nothing that is on disk was missing when it was closed
 
-import { stat, writeFile } from 'node:fs/promises'
+import { rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import type { FileWriter } from './file-writer.ts'
-import { StorageError, isAbsent, listDirectory, removeFile } from './filesystem.ts'
-import { indexFile } from './index-database.ts'
+import { StorageError, listDirectory, removeFile } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
-/** That ended badly in a row: the next one does not try again. */
+/** That ended in a write, one after the other: the next one does not try again. */
 const RUNS_MAX = 3
-/** A run that has used the index for so long was not ended by it. */
-const SOUND_AFTER_MS = 3_600_000
 
-const RUNNING = /^running\.(\d+)$/
+const WRITING = /^writing\.(\d+)$/
 
 export interface IndexMarksDeps {
   readonly paths: StoragePaths
@@ -25,8 +23,10 @@ export interface IndexMarksDeps {
 
 export class IndexMarks {
   readonly #deps: IndexMarksDeps
-  /** Runs before this one. */
+  /** That ended in a write, before this one. */
   #runs = 0
+  #writers = 0
+  #moved = Promise.resolve()
 
   constructor(deps: IndexMarksDeps) {
     this.#deps = deps
@@ -37,15 +37,15 @@ export class IndexMarks {
     const names = await this.#names()
     if (names.includes('opening')) return 'the last attempt to read it ended the process'
     if (names.includes('damaged')) return 'it was found to be damaged'
-    const runs = await this.#runsBefore(names)
-    if (runs >= RUNS_MAX) return `the last ${runs} runs with it were not ended in order`
+    const runs = Math.max(0, ...names.map((name) => Number(WRITING.exec(name)?.[1] ?? 0)))
+    if (runs >= RUNS_MAX) return `the last ${runs} runs ended in the middle of a write to it`
     this.#runs = runs
     return undefined
   }
 
   /** Now it will be opened; there are no other marks. @throws {StorageError} the disk has no room for them */
   async begin(): Promise<void> {
-    for (const name of ['opening', `running.${this.#runs + 1}`]) {
+    for (const name of ['opening', 'running']) {
       await this.#deps.writer.write(this.#file(name), '')
     }
   }
@@ -55,6 +55,17 @@ export class IndexMarks {
     await removeFile(this.#file('opening'))
   }
 
+  /** Before anything is written; `endWrite` has to follow. Never rejects: without marks it goes, too. */
+  beginWrite(): Promise<void> {
+    if (this.#writers++ === 0) this.#move('running', this.#writing)
+    return this.#moved
+  }
+
+  endWrite(): Promise<void> {
+    if (--this.#writers === 0) this.#move(this.#writing, 'running')
+    return this.#moved
+  }
+
   /** Never rejects: on a disk that takes nothing the next run finds it out, too. */
   async noteDamaged(): Promise<void> {
     await writeFile(this.#file('damaged'), '').catch(() => undefined)
@@ -62,9 +73,8 @@ export class IndexMarks {
 
   /** Closed in order: a start that is stopped early has not failed. */
   async noteClosed(): Promise<void> {
-    for (const name of await this.#names()) {
-      if (name === 'opening' || RUNNING.test(name)) await removeFile(this.#file(name))
-    }
+    await this.#moved
+    for (const name of ['opening', 'running', this.#writing]) await removeFile(this.#file(name))
   }
 
   /** @throws {StorageError} */
@@ -85,12 +95,14 @@ export class IndexMarks {
     return removeFile(this.#file('complete'))
   }
 
-  async #runsBefore(names: readonly string[]): Promise<number> {
-    const runs = Math.max(0, ...names.map((name) => Number(RUNNING.exec(name)?.[1] ?? 0)))
-    if (runs === 0) return 0
-    const beganMs = await changedAtMs(this.#file(`running.${runs}`))
-    const lastUsedMs = await changedAtMs(indexFile(this.#deps.paths))
-    return lastUsedMs - beganMs >= SOUND_AFTER_MS ? 0 : runs
+  get #writing(): string {
+    return `writing.${this.#runs + 1}`
+  }
+
+  /** Renaming needs no room. */
+  #move(from: string, to: string): void {
+    const move = (): Promise<void> => rename(this.#file(from), this.#file(to))
+    this.#moved = this.#moved.then(move).catch(() => undefined)
   }
 
   async #names(): Promise<string[]> {
@@ -99,14 +111,5 @@ export class IndexMarks {
 
   #file(name: string): string {
     return path.join(this.#deps.paths.index, name)
-  }
-}
-
-async function changedAtMs(file: string): Promise<number> {
-  try {
-    return (await stat(file)).mtimeMs
-  } catch (error) {
-    if (isAbsent(error)) return 0
-    throw new StorageError('look at', file, error)
   }
 }

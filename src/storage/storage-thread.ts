@@ -43,17 +43,10 @@ export const END = 'end'
 const END_WAIT_MS = 2_000
 
 /**
- * Writes that the thread has before it, which is enough to keep it busy; those after them wait here. A message is a
- * copy of what it holds: with a disk that is slower than the downloads all of their bytes would be in memory twice.
- */
-const WRITES_SENT_MAX = 16
-/**
  * The thread keeps nothing. What it has written stays in memory until this has filled up with the much smaller things
  * beside it, so this bounds how many files that are.
  */
 const YOUNG_GENERATION_MB = 2
-/** In one message: all of them are replied to when the last one is done. */
-const WRITES_TOGETHER_MAX = 8
 
 export type StorageReply =
   /** `hex` is a digest; all else has nothing to tell. */
@@ -86,13 +79,7 @@ export class StorageThread {
   readonly #workerUrl: URL
   readonly #waiters = new Map<number, Waiter>()
   #worker: Worker | undefined
-  #outbox: DigestRequest[] = []
-  #writes: WriteRequest[] = []
-  /** Of writes; not yet replied to. */
-  readonly #sent = new Set<number>()
-  #caughtUp: Promise<void> | undefined
-  #reach: (() => void) | undefined
-  #isSending = false
+  #outbox: StorageRequest[] = []
   #isClosed = false
   #lastId = 0
 
@@ -108,23 +95,14 @@ export class StorageThread {
 
   /** Requests of one turn of the event loop go out together: waking a thread costs more than a small write. */
   send(request: StorageRequest): void {
-    if (request.kind === 'write') this.#writes.push(request)
-    else this.#outbox.push(request)
-    if (this.#isSending) return
-    this.#isSending = true
+    if (this.#outbox.push(request) > 1) return
     setImmediate(() => {
-      this.#isSending = false
-      if (!this.#isClosed) this.#post(WRITES_SENT_MAX)
+      const requests = this.#outbox
+      this.#outbox = []
+      if (this.#isClosed) return
+      this.#worker ??= this.#start()
+      this.#worker.postMessage(requests)
     })
-  }
-
-  /** @returns undefined when the thread takes writes at once; else, when it has taken all there are. Never rejects */
-  caughtUp(): Promise<void> | undefined {
-    if (this.#sent.size + this.#writes.length <= WRITES_SENT_MAX) return undefined
-    this.#caughtUp ??= new Promise((resolve) => {
-      this.#reach = resolve
-    })
-    return this.#caughtUp
   }
 
   /**
@@ -152,40 +130,15 @@ export class StorageThread {
   }
 
   /**
-   * What was sent before is done first: a file that is half replaced would leave its temporary one.
+   * What the thread was sent before is done first: a file that is half replaced would leave its temporary one.
    * Who waits is told when the thread touches the disk no more.
    */
   async close(): Promise<void> {
     const worker = this.#worker
     this.#isClosed = true
-    if (worker) this.#post(Infinity)
     this.#worker = undefined
     if (worker) await end(worker)
     this.#fail(new StorageThreadError('the storage thread is closed'))
-  }
-
-  /** @param writesMax that the thread may have before it then */
-  #post(writesMax: number): void {
-    const digests = this.#outbox
-    this.#outbox = []
-    if (digests.length > 0) this.#message(digests)
-    while (this.#writes.length > 0 && this.#sent.size < writesMax) {
-      const room = Math.min(WRITES_TOGETHER_MAX, writesMax - this.#sent.size)
-      const writes = this.#writes.splice(0, room)
-      for (const { id } of writes) this.#sent.add(id)
-      this.#message(writes)
-    }
-    if (this.#writes.length === 0) this.#tellCaughtUp()
-  }
-
-  #tellCaughtUp(): void {
-    this.#reach?.()
-    this.#caughtUp = this.#reach = undefined
-  }
-
-  #message(requests: readonly StorageRequest[]): void {
-    this.#worker ??= this.#start()
-    this.#worker.postMessage(requests)
   }
 
   #start(): Worker {
@@ -197,7 +150,6 @@ export class StorageThread {
     if (this.#waiters.size === 0) worker.unref()
     worker.on('message', (replies: readonly StorageReply[]) => {
       for (const reply of replies) this.#settle(reply)
-      if (!this.#isClosed) this.#post(WRITES_SENT_MAX)
     })
     worker.on('error', (error: Error) => {
       // The next request starts another thread; what this one had begun cannot be finished.
@@ -208,7 +160,6 @@ export class StorageThread {
   }
 
   #settle(reply: StorageReply): void {
-    this.#sent.delete(reply.id)
     const waiter = this.#take(reply.id)
     if ('error' in reply) waiter?.reject(new StorageThreadError(reply.error, reply.code))
     else waiter?.resolve(reply.hex)
@@ -224,9 +175,6 @@ export class StorageThread {
   #fail(error: Error): void {
     for (const waiter of this.#waiters.values()) waiter.reject(error)
     this.#waiters.clear()
-    this.#writes = []
-    this.#sent.clear()
-    this.#tellCaughtUp()
   }
 }
 

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, open, readdir, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, open, readdir, rm, stat, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { promisify } from 'node:util'
 import { open as openDatabase } from 'lmdb'
@@ -15,6 +15,7 @@ import type { IndexChange } from '../../../src/storage/index-changes.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { blobOf } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
+import { waitFor } from '../../support/wait-for.ts'
 import { makeWriter } from '../../support/storage-thread.ts'
 
 const ALPINE = 'library/alpine' as RepositoryName
@@ -269,7 +270,7 @@ describe('an index that cannot be used', () => {
     await withIndex(paths, async (index) => expect(await all(index.links())).toEqual([entryOf(2)]))
   })
 
-  it.each(['damaged', 'running.3'])('because of the mark %s begins anew, once', async (mark) => {
+  it.each(['damaged', 'writing.3'])('because of the mark %s begins anew, once', async (mark) => {
     const paths = await makePaths()
     await withIndex(paths, (index) => put(index, [entryOf(1)]))
     await writeFile(path.join(paths.index, mark), '')
@@ -282,21 +283,27 @@ describe('an index that cannot be used', () => {
   })
 
   it.each([
-    ['only the second run', 'running.2', 0, 'running.3'],
-    ['a run that had used it for long', 'running.3', 3_600_001, 'running.1'],
-  ])('because %s was not ended in order does not', async (_what, mark, usedMs, next) => {
+    ['running', 'writing.1'],
+    ['writing.2', 'writing.3'],
+  ])('because of the mark %s does not; the next write is %s', async (mark, next) => {
     const paths = await makePaths()
     await withIndex(paths, (index) => put(index, [entryOf(1)]))
-    const file = path.join(paths.index, mark)
-    await writeFile(file, '')
-    const { mtimeMs } = await stat(databaseOf(paths))
-    await utimes(file, new Date(mtimeMs - usedMs), new Date(mtimeMs - usedMs))
+    await writeFile(path.join(paths.index, mark), '')
+    const marks = async (): Promise<string[]> =>
+      (await readdir(paths.index)).filter((name) => /^(running|writing)/.test(name))
     const warnings = await withIndex(paths, async (index) => {
-      expect(await all(index.links())).toEqual([entryOf(1)])
-      expect(await readdir(paths.index)).toContain(next)
+      expect(await marks()).toEqual(['running'])
+      const writing = put(
+        index,
+        Array.from({ length: 3000 }, (_, seed) => entryOf(seed)),
+      )
+      await waitFor('the mark', async () => (await marks()).includes(next))
+      await writing
+      expect(await marks()).toEqual(['running'])
+      expect(await all(index.links())).toHaveLength(3000)
     })
     expect(warnings).toEqual([])
-    expect((await readdir(paths.index)).filter((name) => name.startsWith('running'))).toEqual([])
+    expect(await marks()).toEqual([])
   })
 
   it('removes the databases of other versions', async () => {
