@@ -114,8 +114,7 @@ export class ContentIndex {
 
   /** @throws {StorageError} */
   async markSeen(): Promise<void> {
-    const handle = await this.#ready()
-    await handle.commit(({ meta }) => meta.put(SEEN_KEY, true))
+    await this.#put(await this.#ready(), SEEN_KEY, true)
   }
 
   /** Of what is written down. */
@@ -226,8 +225,7 @@ export class ContentIndex {
 
   /** @throws {StorageError} */
   async setScrubPosition({ after, startedAtMs }: ScrubPosition): Promise<void> {
-    const handle = await this.#ready()
-    await handle.commit(({ meta }) => meta.put(SCRUB_KEY, { startedAtMs, after: after ?? null }))
+    await this.#put(await this.#ready(), SCRUB_KEY, { startedAtMs, after: after ?? null })
   }
 
   /**
@@ -238,15 +236,11 @@ export class ContentIndex {
    */
   async write(changes: readonly IndexChange[]): Promise<void> {
     if (changes.length === 0) return
-    const handle = await this.#ready()
-    await this.#marks.beginWrite()
-    try {
+    await this.#whileMarked(await this.#ready(), async (handle) => {
       for (let made = 0; made < changes.length;) {
         made += await this.#writeChunk(handle, changes.slice(made, made + CHUNK_WRITES))
       }
-    } finally {
-      await this.#marks.endWrite()
-    }
+    })
     await this.#measure()
   }
 
@@ -289,12 +283,29 @@ export class ContentIndex {
     if (isNew) {
       // It begins anew, whatever there was before.
       this.#wasComplete = false
-      await handle.commit(({ meta }) => meta.put(FORMAT_KEY, FORMAT))
+      await this.#put(handle, FORMAT_KEY, FORMAT)
     }
     this.#totals = totalsIn(handle.database?.meta.get(TOTALS_KEY))
     this.#handle = handle
     await this.#measure()
     return handle
+  }
+
+  #put(handle: IndexHandle, key: string, value: unknown): Promise<void> {
+    return this.#whileMarked(handle, () => handle.commit(({ meta }) => meta.put(key, value)))
+  }
+
+  /** Says meanwhile, for the next start, that the index is being written to. */
+  async #whileMarked(
+    handle: IndexHandle,
+    write: (handle: IndexHandle) => Promise<void>,
+  ): Promise<void> {
+    await this.#marks.beginWrite()
+    try {
+      await write(handle)
+    } finally {
+      await this.#marks.endWrite()
+    }
   }
 
   async #measure(): Promise<void> {

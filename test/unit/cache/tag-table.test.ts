@@ -1,3 +1,4 @@
+import { EventEmitter, once } from 'node:events'
 import { expect, it } from 'vitest'
 import type { Repository } from '../../../src/cache/repositories.ts'
 import { TagTable } from '../../../src/cache/tag-table.ts'
@@ -7,8 +8,8 @@ import { blobOf } from '../../support/images.ts'
 import { nextTurn } from '../../support/wait-for.ts'
 
 it('tells nobody of a tag that the disk has not taken yet', async () => {
-  let take = (): void => undefined
-  const taken = new Promise<void>((resolve) => (take = resolve))
+  const disk = new EventEmitter()
+  const taken = once(disk, 'taken')
   const deps = {
     clock: new FakeClock(),
     index: { readTag: () => Promise.resolve(undefined), setTag: () => taken },
@@ -24,7 +25,7 @@ it('tells nobody of a tag that the disk has not taken yet', async () => {
   const confirming = table.confirm(repository, tag, digest, { isKept: () => true })
   await nextTurn()
   expect(table.peek(repository, tag)).toBeUndefined()
-  take()
+  disk.emit('taken')
   expect(await confirming).toMatchObject({ digest, isStored: true })
   expect(table.peek(repository, tag)).toMatchObject({ digest, isStored: true })
 })
