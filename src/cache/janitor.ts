@@ -24,6 +24,8 @@ import type { VolumeScan } from './volume-scan.ts'
 const WRITE_INTERVAL_MS = 5_000
 /** What is new on disk is written down sooner: a crash must not make it uncounted. */
 const URGENT_WRITE_MS = 100
+/** Of what names what: an index, its images, their layers. */
+const LEVELS_MAX = 4
 const SWEEP_INTERVAL_MAX_MS = 3_600_000
 const SWEEP_INTERVAL_MIN_MS = 1_000
 /** Sweeps per ttl: content lives at most this fraction longer than its ttl. */
@@ -91,7 +93,8 @@ export class Janitor {
     const { blobs, budget, clock, index, inventory } = this.#deps
     inventory.setComplete(index.wasComplete)
     await this.#step('could not look at the volume', async () => {
-      if (index.hasSeenAll || (await blobs.isEmpty())) inventory.setCounted()
+      // After a crash the index lacks what came last: until that is found, nobody knows how much there is.
+      if (await blobs.isEmpty()) inventory.setCounted()
     })
     await this.#step('could not measure the disk', () => budget.measure())
     this.#nextSweepMs = clock.monotonic() + this.#sweepIntervalMs
@@ -125,12 +128,12 @@ export class Janitor {
     // Until the whole tree has been seen, a link might not be in the index.
     if (!inventory.isComplete) return
     if (retention.hasPins) await this.#renewPinned()
-    const remover = this.#deps.remover.batch()
-    for await (const entry of index.links()) {
-      if (this.#stopped) return
-      if (!this.#isDue(entry)) continue
-      await this.#step('could not expire', () => this.#expire(entry, remover))
+    for (let level = 0; level < LEVELS_MAX; level++) {
+      if (!(await this.#sweepLinks())) break
+      // Then the index knows that nothing names them any more.
+      await inventory.flush()
     }
+    if (this.#stopped) return
     const nowMs = clock.now()
     const rewinds: IndexChange[] = []
     for await (const { digest, lastUsedMs } of index.blobs()) {
@@ -144,6 +147,20 @@ export class Janitor {
     }
     await index.write(rewinds)
     await inventory.flush()
+  }
+
+  /** @returns whether links that are due were kept for something that has gone since */
+  async #sweepLinks(): Promise<boolean> {
+    const remover = this.#deps.remover.batch()
+    const links = { kept: 0, gone: 0 }
+    for await (const entry of this.#deps.index.links()) {
+      if (this.#stopped) return false
+      if (!this.#isDue(entry)) continue
+      await this.#step('could not expire', async () => {
+        links[(await this.#expire(entry, remover)) ? 'gone' : 'kept']++
+      })
+    }
+    return links.kept > 0 && links.gone > 0
   }
 
   /** Removes what the last scan has found without a link, if nobody has linked it since. */
@@ -287,35 +304,25 @@ export class Janitor {
     await index.write(uses)
   }
 
-  /** The bytes stay as long as another repository links them. */
-  async #expire({ digest, kind, repository }: LinkEntry, remover: Remover): Promise<void> {
+  /**
+   * The bytes stay as long as another repository links them, and the last link as long as a stored image names them: its
+   * own repository may never have been asked for them, since the client had them already.
+   *
+   * @returns whether the link has gone
+   */
+  async #expire({ digest, kind, repository }: LinkEntry, remover: Remover): Promise<boolean> {
     const { index, inventory, metrics } = this.#deps
     // Somebody may have used it since the sweep began: look again, at what is true now.
     const now = index.link(digest, repository)
-    if (!now || inventory.hasNoteOf(digest) || !this.#isDue(now)) return
+    if (!now || inventory.hasNoteOf(digest) || !this.#isDue(now)) return false
+    const others = index.linksOf(digest).filter((link) => link.repository !== repository)
+    const isNamed = (index.blob(digest)?.namedBy ?? 0) > 0
+    if (isNamed && others.length === 0) return false
     await remover.unlink({ digest, kind, repository })
     metrics.expired.inc({ type: kind })
-    const others = index.linksOf(digest).filter((link) => link.repository !== repository)
-    const isUsed = this.#isUsedSince(now)
-    if (!isUsed && others.every((link) => this.#isDue(link)))
+    if (!isNamed && others.every((link) => this.#isDue(link)))
       await this.#removeUnlinked(digest, remover)
-    else if (others.length === 0) await this.#keepUnlinked(digest)
-  }
-
-  /** By an image that names it, though its repository never asked for it under its own name. */
-  #isUsedSince({ digest, lastUsedMs }: LinkEntry): boolean {
-    const blob = this.#deps.index.blob(digest)
-    return blob !== undefined && blob.namedBy > 0 && blob.lastUsedMs > lastUsedMs
-  }
-
-  /** What is left without a link now is not what a crash has left. */
-  async #keepUnlinked(digest: Digest): Promise<void> {
-    const { index } = this.#deps
-    const blob = index.blob(digest)
-    if (!blob) return
-    const { allocatedBytes, isManifest, lastUsedMs: atMs } = blob
-    const mayLackLink = true
-    await index.write([{ change: 'store', digest, allocatedBytes, isManifest, atMs, mayLackLink }])
+    return true
   }
 
   async #removeUnlinked(digest: Digest, remover = this.#deps.remover): Promise<void> {

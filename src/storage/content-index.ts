@@ -236,7 +236,8 @@ export class ContentIndex {
    */
   async write(changes: readonly IndexChange[]): Promise<void> {
     if (changes.length === 0) return
-    await this.#whileMarked(await this.#ready(), async (handle) => {
+    const handle = await this.#ready()
+    await this.#marks.during(async () => {
       for (let made = 0; made < changes.length;) {
         made += await this.#writeChunk(handle, changes.slice(made, made + CHUNK_WRITES))
       }
@@ -292,20 +293,7 @@ export class ContentIndex {
   }
 
   #put(handle: IndexHandle, key: string, value: unknown): Promise<void> {
-    return this.#whileMarked(handle, () => handle.commit(({ meta }) => meta.put(key, value)))
-  }
-
-  /** Says meanwhile, for the next start, that the index is being written to. */
-  async #whileMarked(
-    handle: IndexHandle,
-    write: (handle: IndexHandle) => Promise<void>,
-  ): Promise<void> {
-    await this.#marks.beginWrite()
-    try {
-      await write(handle)
-    } finally {
-      await this.#marks.endWrite()
-    }
+    return this.#marks.during(() => handle.commit(({ meta }) => meta.put(key, value)))
   }
 
   async #measure(): Promise<void> {

@@ -1,7 +1,7 @@
 // What a run leaves in the index's directory for the next one: empty files, whose names alone tell something.
 //   opening     it has not been read through yet: damage found then may have ended the process
 //   running     a run has it, and is not writing to it
-//   writing.N   it is, and N - 1 runs before it ended in the middle of a write: damage may show then only, each time
+//   writing.N   it is, and N - 1 runs before it ended so at their first writes: damage may show then only, each time
 //   damaged     lmdb said so
 //   complete    nothing that is on disk was missing when it was closed
 
@@ -11,8 +11,10 @@ import type { FileWriter } from './file-writer.ts'
 import { StorageError, listDirectory, removeFile } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
-/** That ended in a write, one after the other: the next one does not try again. */
+/** That ended in one of their first writes, one after the other: the next one does not try again. */
 const RUNS_MAX = 3
+/** Writes that succeed: what ends the process then is something else. */
+const SOUND_AFTER_WRITES = 5
 
 const WRITING = /^writing\.(\d+)$/
 
@@ -25,7 +27,11 @@ export class IndexMarks {
   readonly #deps: IndexMarksDeps
   /** That ended in a write, before this one. */
   #runs = 0
+  /** That have succeeded in this one. */
+  #writes = 0
   #writers = 0
+  readonly #idle = 'running'
+  #busy = 'writing.1'
   #moved = Promise.resolve()
 
   constructor(deps: IndexMarksDeps) {
@@ -38,14 +44,14 @@ export class IndexMarks {
     if (names.includes('opening')) return 'the last attempt to read it ended the process'
     if (names.includes('damaged')) return 'it was found to be damaged'
     const runs = Math.max(0, ...names.map((name) => Number(WRITING.exec(name)?.[1] ?? 0)))
-    if (runs >= RUNS_MAX) return `the last ${runs} runs ended in the middle of a write to it`
+    if (runs >= RUNS_MAX) return `the last ${runs} runs ended in one of their first writes to it`
     this.#runs = runs
     return undefined
   }
 
   /** Now it will be opened; there are no other marks. @throws {StorageError} the disk has no room for them */
   async begin(): Promise<void> {
-    for (const name of ['opening', 'running']) {
+    for (const name of ['opening', this.#idle]) {
       await this.#deps.writer.write(this.#file(name), '')
     }
   }
@@ -55,15 +61,17 @@ export class IndexMarks {
     await removeFile(this.#file('opening'))
   }
 
-  /** Before anything is written; `endWrite` has to follow. Never rejects: without marks it goes, too. */
-  beginWrite(): Promise<void> {
-    if (this.#writers++ === 0) this.#move('running', this.#writing)
-    return this.#moved
-  }
-
-  endWrite(): Promise<void> {
-    if (--this.#writers === 0) this.#move(this.#writing, 'running')
-    return this.#moved
+  /** Says, while it lasts, that the index is being written to. Without room for marks it goes, too. */
+  async during(write: () => Promise<void>): Promise<void> {
+    if (this.#writers++ === 0) this.#move(this.#idle, (this.#busy = `writing.${this.#runs + 1}`))
+    await this.#moved
+    try {
+      await write()
+      if (++this.#writes >= SOUND_AFTER_WRITES) this.#runs = 0
+    } finally {
+      if (--this.#writers === 0) this.#move(this.#busy, this.#idle)
+      await this.#moved
+    }
   }
 
   /** Never rejects: on a disk that takes nothing the next run finds it out, too. */
@@ -74,7 +82,7 @@ export class IndexMarks {
   /** Closed in order: a start that is stopped early has not failed. */
   async noteClosed(): Promise<void> {
     await this.#moved
-    for (const name of ['opening', 'running', this.#writing]) await removeFile(this.#file(name))
+    for (const name of ['opening', this.#idle, this.#busy]) await removeFile(this.#file(name))
   }
 
   /** @throws {StorageError} */
@@ -93,10 +101,6 @@ export class IndexMarks {
    */
   takeComplete(): Promise<boolean> {
     return removeFile(this.#file('complete'))
-  }
-
-  get #writing(): string {
-    return `writing.${this.#runs + 1}`
   }
 
   /** Renaming needs no room. */

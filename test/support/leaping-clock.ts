@@ -13,6 +13,7 @@ const HASTE = 100
 
 interface PendingTimer {
   readonly dueMs: number
+  readonly isPause: boolean
   readonly fire: () => void
 }
 
@@ -43,6 +44,7 @@ export class LeapingClock implements Clock {
     }
     const timer: PendingTimer = {
       dueMs,
+      isPause: delayMs <= PAUSE_MAX_MS,
       fire: () => {
         end()
         this.#elapsedMs = Math.max(this.#elapsedMs, dueMs)
@@ -50,11 +52,19 @@ export class LeapingClock implements Clock {
       },
     }
     this.#timers.add(timer)
-    if (delayMs <= PAUSE_MAX_MS) {
+    if (timer.isPause) {
       this.#pauses++
-      pause = setTimeout(timer.fire, delayMs / HASTE)
+      pause = setTimeout(() => this.#pass(dueMs), delayMs / HASTE)
     }
     return end
+  }
+
+  /** On a machine that was busy the real timers of several may be due, and not come in their order. */
+  #pass(untilMs: number): void {
+    const due = [...this.#timers].filter((timer) => timer.isPause && timer.dueMs <= untilMs)
+    for (const timer of due.sort((a, b) => a.dueMs - b.dueMs)) {
+      if (this.#timers.has(timer)) timer.fire()
+    }
   }
 
   /** Lets `ms` pass at once. What becomes due fires in its order, and may do something before the next. */

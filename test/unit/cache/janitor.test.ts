@@ -153,7 +153,7 @@ describe('bytes without a link', () => {
     expect(isStored(rig)).toBe(true)
   })
 
-  it('that are left when their link expires, since an image that names them is used, stay', async () => {
+  it('are none of an image that is used: the last link to what it names stays, and goes with it', async () => {
     const image = buildImage({ layers: [1000] })
     const [layer = image.config] = image.layers
     const rig = await openVolume({ ttlMs: TTL_MS })
@@ -164,11 +164,15 @@ describe('bytes without a link', () => {
     await rig.clock.advance(TTL_MS)
     rig.use(image.manifest, 'manifest')
     await rig.janitor.sweep()
-    expect(rig.index.linksOf(layer.digest)).toEqual([])
+    expect(rig.index.linksOf(layer.digest)).toMatchObject([{ repository: OTHER_REPOSITORY }])
     await killed(rig)
     await rig.janitor.scanVolume()
     await rig.janitor.sweepOrphans()
     expect(await rig.isStored(layer)).toBe(true)
+    await rig.clock.advance(TTL_MS + 1)
+    await rig.janitor.sweep()
+    expect(rig.index.totals).toMatchObject({ blobs: 0, links: 0 })
+    expect(await rig.isStored(layer)).toBe(false)
   })
 
   it('stay if somebody links them meanwhile', async () => {
