@@ -117,7 +117,8 @@ export function diskAmount(): Scalar<DiskAmount | undefined> {
     parse(raw, { findings, path }) {
       const written = textOf(raw)
       const amount = parseDiskAmount(written)
-      if (amount && Number(written) > 0) {
+      // Nobody limits a disk to so little; written out, millions are meant.
+      if (amount && Number(written) > 0 && Number(written) < 1_000_000) {
         findings.warning(path, `${written} means ${written} bytes; write ${written}GiB`)
       }
       return amount

@@ -55,6 +55,7 @@ describe('storage.maxsize and storage.minfree', () => {
       'storage.maxsize: 200 means 200 bytes; write 200GiB',
     ])
     expect(storage('minfree: 0').warnings).toEqual([])
+    expect(storage('maxsize: 510000000').warnings).toEqual([])
   })
 })
 

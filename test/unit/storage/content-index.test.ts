@@ -306,6 +306,21 @@ describe('an index that cannot be used', () => {
     expect(await marks()).toEqual([])
   })
 
+  it('after some writes that succeed, earlier runs do not count any more', async () => {
+    const paths = await makePaths()
+    await mkdir(paths.index)
+    await writeFile(path.join(paths.index, 'writing.2'), '')
+    await withIndex(paths, async (index) => {
+      for (let seed = 0; seed < 5; seed++) await put(index, [entryOf(seed)])
+      const writing = put(
+        index,
+        Array.from({ length: 3000 }, (_, seed) => entryOf(seed)),
+      )
+      await waitFor('the mark', async () => (await readdir(paths.index)).includes('writing.1'))
+      await writing
+    })
+  })
+
   it('removes the databases of other versions', async () => {
     const paths = await makePaths()
     await mkdir(paths.index)
