@@ -4,7 +4,7 @@
 
 import type { Readable } from 'node:stream'
 import type { Logger } from 'pino'
-import { delay, type Clock } from '../clock.ts'
+import { delay, type CancelTimer, type Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from '../storage/blob-store.ts'
 import type { FileContent } from '../storage/filesystem.ts'
@@ -27,6 +27,8 @@ import { senderOf } from './upstream.ts'
 
 /** There is nothing at that place. */
 const RANGE_NOT_SATISFIABLE = 416
+/** After the last byte, for its end to be told, or for more than there should be. */
+const END_WAIT_MS = 5_000
 
 export interface BlobFillDeps {
   readonly clock: Clock
@@ -303,9 +305,10 @@ export class BlobFill {
   }
 
   async #copy(spool: Spool, blob: UpstreamBlob): Promise<void> {
-    const { metrics } = this.#deps
+    const { clock, metrics } = this.#deps
     const { body, sizeBytes, startOffset } = blob
     this.#senders.add(blob)
+    let stopWaiting: CancelTimer | undefined
     try {
       if (startOffset > spool.receivedBytes || differs(sizeBytes, spool.sizeBytes)) {
         throw new ContentMismatchError(
@@ -323,8 +326,12 @@ export class BlobFill {
         if (isTooSmall) await this.#room?.grow(spool, this.#stop.signal)
         const written = spool.append(fresh)
         if (written) await written
+        if (spool.receivedBytes === spool.sizeBytes) {
+          stopWaiting ??= clock.setTimer(END_WAIT_MS, () => drop(body))
+        }
       }
     } finally {
+      stopWaiting?.()
       drop(body)
     }
   }

@@ -6,6 +6,8 @@ import { describe, expect, it } from 'vitest'
 import type { Fault, FaultName } from '../support/fake-upstream-faults.ts'
 import { blobFile, partFile, startLayover } from '../support/layover.ts'
 import { blobOf, buildImage } from '../support/images.ts'
+import { LeapingClock } from '../support/leaping-clock.ts'
+import { waitFor } from '../support/wait-for.ts'
 
 const NAME = 'library/alpine'
 const MIB = 1024 * 1024
@@ -79,6 +81,26 @@ describe('a download that breaks', () => {
     const answer = await layover.get(`/v2/${NAME}/blobs/${layer?.digest}`)
     expect([answer.status, answer.ending]).toEqual([200, 'complete'])
     expect(layer && answer.body.equals(layer.bytes)).toBe(true)
+    expect(upstream.count({ kind: 'blob' })).toBe(1)
+  })
+
+  it('whose end is never told is complete soon after its last byte, if a manifest has told how many there are', async () => {
+    const clock = new LeapingClock()
+    const { layover, upstream } = await startLayover({ clock })
+    const image = buildImage({ layers: [2 * MIB] })
+    upstream.addImage(NAME, '3', image)
+    await layover.get(`/v2/${NAME}/manifests/3`)
+    upstream.fault({ kind: 'blob' }, { framing: 'chunked', hangAtByte: 2 * MIB })
+    const [layer] = image.layers
+    const answer = layover.get(`/v2/${NAME}/blobs/${layer?.digest}`)
+    await waitFor('the upstream to stand still', () => upstream.hanging > 0)
+    await waitFor('all that it has sent to be taken', async () => {
+      const taken = await layover.metric('registry_proxy_pulled_bytes_total{type="blob"}')
+      return taken === 2 * MIB
+    })
+    await clock.leap(6_000)
+    const { body, ending } = await answer
+    expect([ending, layer && body.equals(layer.bytes)]).toEqual(['complete', true])
     expect(upstream.count({ kind: 'blob' })).toBe(1)
   })
 
