@@ -142,7 +142,7 @@ export class Janitor {
       const isWrong = lastUsedMs > nowMs + FUTURE_MAX_MS && rewinds.length < FUTURE_MAX_ENTRIES
       if (isWrong) rewinds.push({ change: 'rewind', digest, atMs: nowMs })
       if (retention.isDueUnlinked(lastUsedMs) && index.linksOf(digest).length === 0) {
-        await this.#step('could not expire', () => this.#removeUnlinked(digest))
+        await this.#step('could not expire', async () => void (await this.#remove(digest)))
       }
     }
     await index.write(rewinds)
@@ -174,7 +174,7 @@ export class Janitor {
         return
       }
       if (index.linksOf(digest).length > 0) continue
-      const remove = (): Promise<void> => this.#removeUnlinked(digest)
+      const remove = async (): Promise<void> => void (await this.#remove(digest))
       await this.#step('could not remove a blob without a link', remove)
     }
   }
@@ -318,17 +318,20 @@ export class Janitor {
     const others = index.linksOf(digest).filter((link) => link.repository !== repository)
     const isNamed = (index.blob(digest)?.namedBy ?? 0) > 0
     if (isNamed && others.length === 0) return false
-    await remover.unlink({ digest, kind, repository })
+    // With its links, or not at all: who asks for it meanwhile must find both.
+    const goesWhole = !isNamed && others.every((link) => this.#isDue(link))
+    if (!goesWhole) await remover.unlink({ digest, kind, repository })
+    else if (!(await this.#remove(digest, remover))) return false
     metrics.expired.inc({ type: kind })
-    if (!isNamed && others.every((link) => this.#isDue(link)))
-      await this.#removeUnlinked(digest, remover)
     return true
   }
 
-  async #removeUnlinked(digest: Digest, remover = this.#deps.remover): Promise<void> {
+  /** @returns false when it is in use: then it stays, with its links */
+  async #remove(digest: Digest, remover = this.#deps.remover): Promise<boolean> {
     const { logger, metrics } = this.#deps
-    if ((await remover.remove(digest)) === undefined) return
+    if ((await remover.remove(digest)) === undefined) return false
     metrics.removedBlobs.inc()
     logger.info(`Deleting blob: ${digest}`)
+    return true
   }
 }
