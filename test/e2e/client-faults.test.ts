@@ -51,6 +51,9 @@ const all = (outcome: Outcome): Outcomes => {
 
 const TOO_MANY: Fault = { kind: 'status', status: 429, retryAfterS: 30 }
 
+/** What a client says depends on what it is waiting for just then: bytes, headers, or a connection. */
+const KILLED = /EOF|connection re(set|fused)|broken pipe/
+
 const DAYS: readonly Day[] = [
   {
     name: 'the upstream answers 429',
@@ -178,8 +181,8 @@ const DAYS: readonly Day[] = [
     unknown: {
       docker: THROUGH,
       containerd: AROUND,
-      podman: /unexpected EOF/,
-      skopeo: /unexpected EOF/,
+      podman: KILLED,
+      skopeo: KILLED,
     },
     // Whoever has not got the headers of a layer yet takes it for a mirror that is down.
     mayGoAround: true,
