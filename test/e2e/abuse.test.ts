@@ -190,6 +190,8 @@ describe('five hundred clients that take nothing', () => {
 describe('a process that can open no more files', () => {
   it('closes the connections that it cannot accept, and serves again when it can', async () => {
     const program = await Program.start('few-files')
+    // It opens files of its own until then, and may take the one that is kept for closing connections.
+    await waitFor('the volume to be looked through', () => program.log().includes('found 0 blobs'))
     program.forbidMoreFiles()
     const many = await openIdle(program.url, 200)
     for (const connection of many) connection.get('/v2/')
