@@ -2,7 +2,7 @@
 // room for, while others expire and some are purged. What is on disk is summed up again and again, with the process at
 // a halt, so that nothing moves meanwhile. The choices follow from a seed: E2E_SEED=… makes others.
 
-import { existsSync, lstatSync, readdirSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { Agent, get, request, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
 import process from 'node:process'
@@ -10,6 +10,7 @@ import { text } from 'node:stream/consumers'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { beforeAll, expect, it } from 'vitest'
 import { Random } from '../support/random.ts'
+import { diskUsage } from '../support/disk-usage.ts'
 import { waitFor } from '../support/wait-for.ts'
 import {
   BulkUpstream,
@@ -138,22 +139,13 @@ async function pull({ blobs, manifest, repository, tag }: BulkImage): Promise<vo
 }
 
 /** All that the directory takes, as `du` counts, at one moment. */
-function diskUsage(): number {
+function usedBytes(): number {
   process.kill(cache.pid, 'SIGSTOP')
   try {
-    return allocatedBelow(root)
+    return diskUsage(root)
   } finally {
     process.kill(cache.pid, 'SIGCONT')
   }
-}
-
-function allocatedBelow(directory: string): number {
-  let bytes = lstatSync(directory).blocks * 512
-  for (const entry of readdirSync(directory, { withFileTypes: true })) {
-    const path = join(directory, entry.name)
-    bytes += entry.isDirectory() ? allocatedBelow(path) : lstatSync(path).blocks * 512
-  }
-  return bytes
 }
 
 /** As `layover purge` does. What somebody is reading stays. */
@@ -178,7 +170,7 @@ async function pullAll(steps: readonly Step[]): Promise<number[]> {
   let purging = Promise.resolve()
   const sampler = async (): Promise<void> => {
     while (!over.signal.aborted) {
-      usages.push(diskUsage())
+      usages.push(usedBytes())
       await sleep(SAMPLE_PAUSE_MS)
     }
   }
