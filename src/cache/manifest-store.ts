@@ -14,7 +14,7 @@ import {
 import type { BlobStore } from '../storage/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { UpstreamManifest } from '../upstream/remote-registry.ts'
-import { UpstreamError } from '../upstream/upstream-error.ts'
+import { manifestMismatch, UpstreamError } from '../upstream/upstream-error.ts'
 import type { Freshness, ManifestAnswer } from './answer.ts'
 import type { ContentMemory, HotContent } from './content-memory.ts'
 import type { DiskBudget } from './disk-budget.ts'
@@ -133,10 +133,7 @@ export class ManifestStore {
     const digest = expected ?? announced ?? digestOf(bytes)
     if (!matchesDigest(bytes, digest)) {
       metrics.mismatches.inc({ type: 'manifest' })
-      throw new UpstreamError(
-        'bad-response',
-        `${sentBy} sent a manifest for ${name}@${digest} that does not match`,
-      )
+      throw manifestMismatch(sentBy, name, digest)
     }
     const hot = hotContent(bytes, parseFetched(fetched, repository), clock.now())
     await this.#store(repository, digest, hot)

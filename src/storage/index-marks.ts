@@ -16,6 +16,10 @@ const RUNS_MAX = 3
 /** Writes that succeed: what ends the process then is something else. */
 const SOUND_AFTER_WRITES = 5
 
+const OPENING = 'opening'
+const RUNNING = 'running'
+const DAMAGED = 'damaged'
+const COMPLETE = 'complete'
 const WRITING = /^writing\.(\d+)$/
 
 export interface IndexMarksDeps {
@@ -30,7 +34,6 @@ export class IndexMarks {
   /** That have succeeded in this one. */
   #writes = 0
   #writers = 0
-  readonly #idle = 'running'
   #busy = 'writing.1'
   #moved = Promise.resolve()
 
@@ -41,8 +44,8 @@ export class IndexMarks {
   /** @returns why the index must not be opened; undefined: it may be. @throws {StorageError} */
   async doubt(): Promise<string | undefined> {
     const names = await this.#names()
-    if (names.includes('opening')) return 'the last attempt to read it ended the process'
-    if (names.includes('damaged')) return 'it was found to be damaged'
+    if (names.includes(OPENING)) return 'the last attempt to read it ended the process'
+    if (names.includes(DAMAGED)) return 'it was found to be damaged'
     const runs = Math.max(0, ...names.map((name) => Number(WRITING.exec(name)?.[1] ?? 0)))
     if (runs >= RUNS_MAX) return `the last ${runs} runs ended in one of their first writes to it`
     this.#runs = runs
@@ -51,43 +54,43 @@ export class IndexMarks {
 
   /** Now it will be opened; there are no other marks. @throws {StorageError} the disk has no room for them */
   async begin(): Promise<void> {
-    for (const name of ['opening', this.#idle]) {
+    for (const name of [OPENING, RUNNING]) {
       await this.#deps.writer.write(this.#file(name), '')
     }
   }
 
   /** It was read through, and has not ended the process. */
   async noteRead(): Promise<void> {
-    await removeFile(this.#file('opening'))
+    await removeFile(this.#file(OPENING))
   }
 
   /** Says, while it lasts, that the index is being written to. Without room for marks it goes, too. */
   async during(write: () => Promise<void>): Promise<void> {
-    if (this.#writers++ === 0) this.#move(this.#idle, (this.#busy = `writing.${this.#runs + 1}`))
+    if (this.#writers++ === 0) this.#move(RUNNING, (this.#busy = `writing.${this.#runs + 1}`))
     await this.#moved
     try {
       await write()
       if (++this.#writes >= SOUND_AFTER_WRITES) this.#runs = 0
     } finally {
-      if (--this.#writers === 0) this.#move(this.#busy, this.#idle)
+      if (--this.#writers === 0) this.#move(this.#busy, RUNNING)
       await this.#moved
     }
   }
 
   /** Never rejects: on a disk that takes nothing the next run finds it out, too. */
   async noteDamaged(): Promise<void> {
-    await writeFile(this.#file('damaged'), '').catch(() => undefined)
+    await writeFile(this.#file(DAMAGED), '').catch(() => undefined)
   }
 
   /** Closed in order: a start that is stopped early has not failed. */
   async noteClosed(): Promise<void> {
     await this.#moved
-    for (const name of ['opening', this.#idle, this.#busy]) await removeFile(this.#file(name))
+    for (const name of [OPENING, RUNNING, this.#busy]) await removeFile(this.#file(name))
   }
 
   /** @throws {StorageError} */
   async noteComplete(): Promise<void> {
-    const file = this.#file('complete')
+    const file = this.#file(COMPLETE)
     await writeFile(file, '').catch((error: unknown) => {
       throw new StorageError('write', file, error)
     })
@@ -100,7 +103,7 @@ export class IndexMarks {
    * @throws {StorageError} it still is
    */
   takeComplete(): Promise<boolean> {
-    return removeFile(this.#file('complete'))
+    return removeFile(this.#file(COMPLETE))
   }
 
   /** Renaming needs no room. */

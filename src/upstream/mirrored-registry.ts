@@ -29,7 +29,7 @@ import {
   type UpstreamDeps,
   type UpstreamOptions,
 } from './upstream-client.ts'
-import { UpstreamError } from './upstream-error.ts'
+import { manifestMismatch, UpstreamError } from './upstream-error.ts'
 
 /** What is asked of whichever endpoint it is. @param turn undefined for the origin */
 type Call<Options, T> = (
@@ -260,8 +260,7 @@ export class MirroredRegistry implements OpenRegistry {
     const digest = asked ?? announced
     if (digest && !matchesDigest(bytes, digest)) {
       this.#onWrongManifest?.()
-      const message = `${sentBy} sent a manifest for ${name}@${digest} that does not match`
-      const error = new UpstreamError('bad-response', message)
+      const error = manifestMismatch(sentBy, name, digest)
       mirror.noteWrongContent(error)
       throw error
     }

@@ -47,6 +47,12 @@ export class UpstreamError extends Error {
   }
 }
 
+/** Of a manifest whose bytes are not those of its digest. @param sentBy the endpoint */
+export function manifestMismatch(sentBy: string, name: string, digest: string): UpstreamError {
+  const message = `${sentBy} sent a manifest for ${name}@${digest} that does not match`
+  return new UpstreamError('bad-response', message)
+}
+
 const TIMEOUT_CODES: ReadonlySet<string> = new Set([
   'ETIMEDOUT',
   'UND_ERR_BODY_TIMEOUT',
