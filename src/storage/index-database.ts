@@ -32,7 +32,7 @@ export const TABLES = [
 ] as const satisfies readonly (keyof IndexTables)[]
 
 /** Another meaning of the stored bytes gets another number, and old ones are rebuilt. */
-export const FORMAT = 3
+export const FORMAT = 4
 /** Keys of `meta`. */
 export const FORMAT_KEY = 'format'
 /** Says that the whole tree was seen once: what is not in the index came later. */
