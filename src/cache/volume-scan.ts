@@ -108,6 +108,7 @@ export class VolumeScan {
       }
       await this.#lookAtTags(repository)
       if (this.#unused.length >= LINKS_AT_ONCE) await this.#assumeUses(expiryTimes)
+      await this.#deps.index.letGo()
     }
     await this.#assumeUses(expiryTimes)
     if (this.#isOurs) await this.#findOrphans()
@@ -120,7 +121,8 @@ export class VolumeScan {
   async #lookAtShard(shard: Shard): Promise<void> {
     const known = new Map<Digest, BlobEntry>()
     for await (const entry of this.#deps.index.blobs(shard)) known.set(entry.digest, entry)
-    const digests = [...new Set([...shard.digests, ...known.keys()])]
+    // In the order of the index: so it grows page by page.
+    const digests = [...new Set([...shard.digests, ...known.keys()])].sort()
     for (let start = 0; start < digests.length; start += STATS_AT_ONCE) {
       if (this.#isStopped) return
       const some = digests.slice(start, start + STATS_AT_ONCE)

@@ -240,9 +240,15 @@ export class ContentIndex {
     await this.#marks.during(async () => {
       for (let made = 0; made < changes.length;) {
         made += await this.#writeChunk(handle, changes.slice(made, made + CHUNK_WRITES))
+        await handle.letGo()
       }
     })
     await this.#measure()
+  }
+
+  /** For whoever reads much of it: see `IndexHandle.letGo`. */
+  async letGo(): Promise<void> {
+    await this.#handle?.letGo()
   }
 
   async close(): Promise<void> {

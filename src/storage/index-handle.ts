@@ -1,10 +1,10 @@
 // The opened database behind the content index: whoever reads or writes it goes through here. lmdb maps the file
 // into memory and never lets go of a page that was read, so that reading all of it once makes all of it count as the
-// process's own. Only closing unmaps; so it is closed, and opened again at once, while it is read through.
+// process's own. Only closing unmaps; so when much is mapped it is closed, and opened again at once.
 //
-// Invariant: it is never opened again once something was written. Until then lmdb closes it synchronously, and nobody
-// can meet a closed database and take what is there for absent. And lmdb's list of free pages does not survive it:
-// of a database that is written to between many openings, writes fail in the end ("Invalid null txn id").
+// Invariant: nobody meets a closed database, and takes what is there for absent. When all is written down, lmdb closes
+// within the turn of the event loop in which it is told to, and in that turn nothing else runs; writes wait. Were
+// somebody to read meanwhile nevertheless, lmdb would throw.
 
 import { statSync } from 'node:fs'
 import type { Logger } from 'pino'
@@ -13,7 +13,7 @@ import { openTables, type IndexDatabase, type IndexTables } from './index-databa
 import { mappedBytes } from './mapped-bytes.ts'
 
 /** Mapped since it was last opened, up to which it is left open. A million blobs take 320 MB. */
-const MAPPED_MAX_BYTES = 64 * 1024 ** 2
+const MAPPED_MAX_BYTES = 32 * 1024 ** 2
 /** Entries looked at between two turns of the event loop. */
 const CHUNK_ENTRIES = 2_000
 
@@ -37,7 +37,9 @@ export class IndexHandle {
   /** Undefined: closed, or it could not be opened again. */
   #opened: IndexDatabase | undefined
   #mappedBefore: number
-  #isWritten = false
+  #commits = 0
+  /** Being closed and opened again: commits wait for it. */
+  #lettingGo: Promise<void> | undefined
   #isLost = false
   #hasFailed = false
   #isDamaged = false
@@ -97,6 +99,7 @@ export class IndexHandle {
       if (!last || chunk.length < CHUNK_ENTRIES) return
       // The smallest key after the last one.
       start = Buffer.concat([last.key, Buffer.alloc(1)])
+      await this.letGo()
       await nextTurn()
     }
   }
@@ -106,9 +109,10 @@ export class IndexHandle {
    * @throws {StorageError} it is not made
    */
   async commit(change: (database: IndexDatabase) => Promise<unknown>): Promise<void> {
+    while (this.#lettingGo) await this.#lettingGo
     if (this.#isLost) this.#openAgain()
     if (!this.#opened) throw this.#error('write', new Error('it is closed'))
-    this.#isWritten = true
+    this.#commits++
     try {
       await change(this.#opened)
       this.#hasFailed = false
@@ -122,6 +126,8 @@ export class IndexHandle {
       }
       this.#judge(error)
       throw this.#error('write', error)
+    } finally {
+      this.#commits--
     }
   }
 
@@ -131,6 +137,7 @@ export class IndexHandle {
    * @returns whether all is written down, and it was closed
    */
   async close(): Promise<boolean> {
+    await this.#lettingGo
     const root = this.#opened?.root
     if (this.#hasFailed || !root) return false
     // Nobody reads what is being closed.
@@ -140,14 +147,29 @@ export class IndexHandle {
     return true
   }
 
-  /** Unmaps what was read, if that is much, and nothing was written yet. Costs a millisecond. */
-  letGo(): void {
-    const root = this.#opened?.root
-    if (!root || this.#isWritten || this.#iterators > 0) return
+  /** Unmaps what was read, if that is much. Takes a millisecond, and until what was committed is on disk. */
+  async letGo(): Promise<void> {
+    if (this.#lettingGo || this.#commits > 0 || this.#iterators > 0) return
+    // After a commit that failed there is nothing to flush, and lmdb would wait for it for ever.
+    if (!this.#opened || this.#hasFailed) return
     if (this.#deps.mappedBytes() - this.#mappedBefore <= MAPPED_MAX_BYTES) return
+    this.#lettingGo = this.#reopen(this.#opened).finally(() => {
+      this.#lettingGo = undefined
+    })
+    await this.#lettingGo
+  }
+
+  async #reopen({ root }: IndexDatabase): Promise<void> {
+    const isFlushed = await Promise.resolve(root.flushed).then(
+      () => true,
+      () => false,
+    )
+    // A turn of its own: what was to be done in the last one is done.
+    await nextTurn()
+    if (!isFlushed || this.#iterators > 0) return
     // If another file has its name by now, what is mapped is all that there is of this one.
     if (identityOf(this.#deps.file) !== this.#identity) return
-    root.close().catch(() => undefined)
+    await root.close()
     this.#opened = undefined
     this.#openAgain()
   }

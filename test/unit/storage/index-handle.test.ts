@@ -153,7 +153,6 @@ describe('an index of which much is mapped', () => {
       let entries = 0
       for await (const chunk of handle.chunksOf('links')) {
         entries += chunk.length
-        handle.letGo()
       }
       return entries
     }
@@ -168,20 +167,59 @@ describe('an index of which much is mapped', () => {
     const before = memory.reopenings
     const reading = handle.iterate(({ links }) => links.getKeys())
     expect(reading.next().value).toBeDefined()
-    handle.letGo()
+    await handle.letGo()
     expect(memory.reopenings).toBe(before)
     expect([...reading]).toHaveLength(1)
-    handle.letGo()
+    await handle.letGo()
     expect(memory.reopenings).toBe(before + 1)
   })
 
-  it('is never opened again once it was written to: what lmdb knows of free pages would not survive it', async () => {
+  it('is opened again between writes, and has all of them', async () => {
+    const { index, memory, messages } = await open(await makePaths(1))
+    const before = memory.reopenings
+    const over = new AbortController()
+    const reading = async (): Promise<void> => {
+      while (!over.signal.aborted) {
+        expect(index.has(digestAt(0))).toBe(true)
+        expect(index.linksOf(digestAt(0))).toHaveLength(2)
+        await nextTurn()
+      }
+    }
+    const read = reading()
+    const seeds = Array.from({ length: 300 }, (_, at) => at + 1)
+    const write = (each: readonly number[]): Promise<void[]> =>
+      Promise.all(each.map((seed) => index.write(changesFor(seed))))
+    for (let start = 0; start < seeds.length; start += 10)
+      await write(seeds.slice(start, start + 10))
+    over.abort()
+    await read
+    expect(memory.reopenings).toBeGreaterThan(before + 20)
+    expect(seeds.filter((seed) => !index.has(digestAt(seed)))).toEqual([])
+    expect(index.totals).toMatchObject({ blobs: 301, links: 602 })
+    expect(messages).toEqual([])
+  })
+
+  it('waits for a write that is under way, and is waited for by the next one', async () => {
     const { handle, memory } = await openHandle(await makePaths(1))
     const before = memory.reopenings
-    const commit = handle.commit(({ meta }) => meta.put('scrub', 1))
-    handle.letGo()
-    await commit
-    handle.letGo()
+    const first = handle.commit(({ meta }) => meta.put('scrub', 1))
+    await handle.letGo()
+    expect(memory.reopenings).toBe(before)
+    await first
+    const lettingGo = handle.letGo()
+    const second = handle.commit(({ meta }) => meta.put('scrub', memory.reopenings))
+    await Promise.all([lettingGo, second])
+    expect(memory.reopenings).toBe(before + 1)
+    expect(handle.database?.meta.get('scrub')).toBe(before + 1)
+  })
+
+  it('stays open after a write that failed, for which lmdb would wait for ever', async () => {
+    const { handle, memory } = await openHandle(await makePaths(1))
+    const before = memory.reopenings
+    const commitError = Promise.reject(new Error('full'))
+    const failed = Object.assign(new Error('Commit failed'), { commitError })
+    await expect(handle.commit(() => Promise.reject(failed))).rejects.toThrow(StorageError)
+    await handle.letGo()
     expect(memory.reopenings).toBe(before)
   })
 
@@ -190,7 +228,7 @@ describe('an index of which much is mapped', () => {
     const { handle, memory } = await openHandle(paths)
     const before = memory.reopenings
     await rename(paths.index, `${paths.index}-elsewhere`)
-    handle.letGo()
+    await handle.letGo()
     expect(memory.reopenings).toBe(before)
     expect([...handle.iterate(({ links }) => links.getKeys())]).toHaveLength(2)
   })
@@ -202,7 +240,7 @@ describe('an index that cannot be opened again', () => {
     const walk = handle.chunksOf('blobs')
     await walk.next()
     lose(memory)
-    handle.letGo()
+    await handle.letGo()
     expect(handle.isOpen).toBe(false)
     expect([...handle.iterate(({ blobs }) => blobs.getKeys())]).toEqual([])
     expect(await count(handle.chunksOf('blobs'))).toBe(0)
@@ -224,7 +262,7 @@ describe('an index that cannot be opened again', () => {
       renameSync(paths.index, `${paths.index}-elsewhere`)
       return reopen()
     }
-    handle.letGo()
+    await handle.letGo()
     expect(handle.isOpen).toBe(false)
     expect(messages).toEqual([LOST])
   })
