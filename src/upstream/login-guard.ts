@@ -1,15 +1,17 @@
 // Decides whether the credentials may be tried. Registries lock accounts and addresses after a few failed
 // logins, so: while nobody knows whether a login is right, one request finds out and the others wait; one that was
-// right is carried by a few questions for tokens at a time; one that was refused rests, for longer each time, unless
-// the source has another one by then.
+// right is carried by a few questions for tokens at a time, or, where requests carry it themselves, by a few until the
+// first is accepted; one that was refused rests, for longer each time, unless the source has another one by then, and
+// what has not gone yet does not go.
 
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import type { Clock } from '../clock.ts'
+import { delay, type CancelTimer, type Clock } from '../clock.ts'
 import { leaveOnAbort } from './call-budget.ts'
 import { CredentialsError, type Credentials, type Login } from './login.ts'
+import { LoginWithdrawn, type LoginLease, type SentLease } from './login-lease.ts'
 import type { LoginMemory, Refusal } from './login-memory.ts'
-import { LoginWindow } from './login-window.ts'
+import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW } from './login-window.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** Doubled with each refusal: five in the first quarter of an hour. Docker Hub locks for ten minutes. */
@@ -22,23 +24,23 @@ const CHANGE_PAUSE_MS = 10_000
 /** What a check of the login found is believed for so long: refusals may come by the hundred. */
 const CHECK_MS = 1_000
 
+/** Who has no answer by then may be waiting for content: the next one finds out about the login. */
+const PROBE_MS = 1_000
+
+/** When nobody could say whether a refused login is good for anything it is tried again by one, later each time. */
+const DOUBT_MIN_MS = 1_000
+const DOUBT_MAX_MS = 8_000
+
 /** What clients are told when the source of the credentials fails; it is asked again after that time. */
 const UNAVAILABLE_RETRY_MS = 10_000
 
-/** One use of the login. `accepted` or `refused` may be called, and then, always, `release`. */
-export interface LoginLease {
-  readonly login: Login
-  /** Whether the upstream took this login the last time it said anything of one. */
-  readonly wasAccepted: boolean
-  /**
-   * Whether the login is good for anything, asked once for all who want to know at the time.
-   *
-   * @throws what `ask` throws
-   */
-  isGood(ask: () => Promise<boolean>): Promise<boolean>
-  accepted(): void
-  refused(reason: string): void
-  release(): void
+interface GuardedLease extends LoginLease {
+  /** What is known of the login allows its use still. */
+  readonly isUsable: () => boolean
+  /** A refusal has come, and it is found out what it is about: up to `release` nobody else needs to. */
+  readonly suspect: () => void
+  /** That could not be found out. */
+  readonly doubt: () => void
 }
 
 export interface LoginGuardDeps {
@@ -54,12 +56,17 @@ export interface LoginGuardDeps {
 export class LoginGuard {
   readonly #deps: LoginGuardDeps
   readonly #name: string
-  readonly #window: LoginWindow
+  /** Questions for tokens. */
+  readonly #questions: LoginWindow
+  /** Requests that carry the login themselves. */
+  readonly #requests: LoginWindow
   readonly #memory: LoginMemory
   /** The login that the upstream took last. */
   #acceptedKey: string | undefined
   #check:
-    { readonly key: string; readonly atMs: number; readonly isGood: Promise<boolean> } | undefined
+    { readonly key: string; answeredAtMs: number; readonly isGood: Promise<boolean> } | undefined
+  /** A login that was refused, nobody knows why. */
+  #doubted: { readonly key: string; readonly times: number; readonly untilMs: number } | undefined
   /** Who finds out; resolved when it is known, or when that one gave up. */
   #probe: Promise<void> | undefined
   #isUnavailable = false
@@ -69,48 +76,64 @@ export class LoginGuard {
     this.#deps = deps
     this.#name = name
     this.#memory = deps.memory ?? {}
-    this.#window = new LoginWindow(deps.clock)
+    this.#questions = new LoginWindow(deps.clock, TOKEN_WINDOW)
+    this.#requests = new LoginWindow(deps.clock, REQUEST_WINDOW)
   }
 
   /**
+   * For what is answered soon: no more than a few wait for an answer at the same time, and a login that is no longer
+   * right is seen before all have sent it.
+   *
    * @param host where the login will be sent
    * @returns undefined to ask anonymously
    * @throws {UpstreamError} login-failed while a refused login rests, or when its source fails
    * @throws the reason of `signal`
    */
-  async acquire(host: string, signal?: AbortSignal): Promise<LoginLease | undefined> {
+  async acquireInTurn(host: string, signal: AbortSignal): Promise<LoginLease | undefined> {
+    await this.#questions.enter(signal)
+    let lease: LoginLease | undefined
+    try {
+      lease = await this.#acquire(host, signal, Infinity)
+    } finally {
+      if (!lease) this.#questions.leave()
+    }
+    return lease && this.#inTurn(lease)
+  }
+
+  /** As `acquireInTurn`, for a request that carries the login itself: it waits for its turn at its passage. */
+  async acquireToSend(host: string, signal: AbortSignal): Promise<SentLease | undefined> {
+    const lease = await this.#acquire(host, signal, PROBE_MS)
+    return lease && this.#toSend(lease)
+  }
+
+  async #acquire(
+    host: string,
+    signal: AbortSignal,
+    probeMs: number,
+  ): Promise<GuardedLease | undefined> {
     let isReadAnew = false
     for (;;) {
-      const current = this.#current(host)
-      const login = await (signal ? leaveOnAbort(current, signal) : current)
+      const login = await leaveOnAbort(this.#current(host), signal)
       if (!login) return undefined
       const key = keyOf(login)
       if (key === this.#acceptedKey) return this.#lease(login, key)
       this.#checkRest(key)
+      const doubtMs = this.#doubted?.key === key ? this.#doubted.untilMs - this.#nowMs() : 0
+      if (doubtMs > 0) {
+        await delay(this.#deps.clock, doubtMs, { signal })
+        continue
+      }
       if (!this.#probe) {
-        if (key !== this.#memory.refusal?.key || isReadAnew) return this.#startProbe(login, key)
+        if (key !== this.#memory.refusal?.key || isReadAnew) {
+          return this.#startProbe(login, key, probeMs)
+        }
         // It may have been corrected since it was read: each refusal too many brings the account closer to its lock.
         this.#deps.credentials.forget()
         isReadAnew = true
         continue
       }
-      await (signal ? leaveOnAbort(this.#probe, signal) : this.#probe)
+      await leaveOnAbort(this.#probe, signal)
     }
-  }
-
-  /**
-   * As `acquire`, for what is answered soon: then no more than a few wait for an answer at the same time, and a login
-   * that is no longer right is seen before all have sent it.
-   */
-  async acquireInTurn(host: string, signal: AbortSignal): Promise<LoginLease | undefined> {
-    await this.#window.enter(signal)
-    let lease: LoginLease | undefined
-    try {
-      lease = await this.acquire(host, signal)
-    } finally {
-      if (!lease) this.#window.leave()
-    }
-    return lease && this.#inTurn(lease)
   }
 
   /** For whoever asks how this cache is doing; undefined when all is well. */
@@ -143,59 +166,136 @@ export class LoginGuard {
     }
   }
 
-  #startProbe(login: Login, key: string): LoginLease {
-    let end = nothing
-    const probe = new Promise<void>((resolve) => (end = resolve))
-    this.#probe = probe
+  /** @param probeMs by then another may try as well; Infinity: only when this one gives up */
+  #startProbe(login: Login, key: string, probeMs: number): GuardedLease {
+    let cancelTimer: CancelTimer = nothing
+    let giveWay = this.#haveOthersWait()
     const release = (): void => {
-      if (this.#probe === probe) this.#probe = undefined
-      end()
+      cancelTimer()
+      giveWay()
     }
+    if (probeMs < Infinity) cancelTimer = this.#deps.clock.setTimer(probeMs, release)
+    const before = this.#memory.refusal
+    // What another has found out since is not to be counted twice.
+    const isUsable = (): boolean =>
+      this.#memory.refusal === before || this.#memory.refusal?.key !== key
     return {
-      ...this.#lease(login, key),
+      ...this.#lease(login, key, isUsable),
       wasAccepted: false,
-      accepted: () => this.#accept(key),
-      refused: (reason) => this.#refuse(key, reason),
+      accepted: () => {
+        if (isUsable()) this.#accept(key)
+      },
+      refused: (reason) => {
+        if (isUsable()) this.#refuse(key, reason)
+      },
+      suspect: () => {
+        release()
+        giveWay = this.#haveOthersWait()
+      },
       release,
     }
   }
 
+  /** @returns ends it */
+  #haveOthersWait(): () => void {
+    let end = nothing
+    const probe = new Promise<void>((resolve) => (end = resolve))
+    this.#probe = probe
+    return () => {
+      if (this.#probe === probe) this.#probe = undefined
+      end()
+    }
+  }
+
   /** Of a login that was taken before. What it does counts only as long as no other has taken its place. */
-  #lease(login: Login, key: string): LoginLease {
+  #lease(login: Login, key: string, isUsable = () => key === this.#acceptedKey): GuardedLease {
     return {
       login,
       wasAccepted: true,
-      isGood: (ask) => {
-        const nowMs = this.#nowMs()
-        if (this.#check?.key !== key || nowMs - this.#check.atMs >= CHECK_MS) {
-          this.#check = { key, atMs: nowMs, isGood: ask() }
-        }
-        return this.#check.isGood
-      },
+      isUsable,
+      isGood: (ask) => (isUsable() ? this.#checked(key, ask) : Promise.resolve(false)),
+      suspect: nothing,
+      doubt: () => this.#doubt(key),
       accepted: nothing,
       refused: (reason) => {
-        if (key === this.#acceptedKey) this.#refuse(key, reason)
+        if (isUsable()) this.#refuse(key, reason)
       },
       release: nothing,
     }
+  }
+
+  #checked(key: string, ask: () => Promise<boolean>): Promise<boolean> {
+    const known = this.#check
+    if (known?.key === key && this.#nowMs() - known.answeredAtMs < CHECK_MS) return known.isGood
+    const isGood = ask().finally(() => (check.answeredAtMs = this.#nowMs()))
+    const check = { key, answeredAtMs: Infinity, isGood }
+    this.#check = check
+    return isGood
   }
 
   #inTurn(lease: LoginLease): LoginLease {
     return {
       ...lease,
       accepted: () => {
-        this.#window.widen()
+        this.#questions.widen()
         lease.accepted()
       },
       release: () => {
         lease.release()
-        this.#window.leave()
+        this.#questions.leave()
+      },
+    }
+  }
+
+  #toSend(lease: GuardedLease): SentLease {
+    const { isUsable, wasAccepted } = lease
+    const window = this.#requests
+    let endHold = nothing
+    let ticket = 0
+    return {
+      ...lease,
+      passage: {
+        enter: async (signal) => {
+          if (!isUsable()) throw new LoginWithdrawn()
+          // Who finds out is alone anyway.
+          if (!wasAccepted) return
+          ticket = await window.enter(signal)
+          if (isUsable()) return
+          window.leave()
+          throw new LoginWithdrawn()
+        },
+        mayGo: () => isUsable() && (!wasAccepted || window.isOpenTo(ticket)),
+        leave: (status) => {
+          if (status === 401 && isUsable()) {
+            // Before it leaves: the next one must not go in its place.
+            endHold = window.hold()
+            lease.suspect()
+          }
+          if (wasAccepted) window.leave()
+        },
+      },
+      isGood: (ask) =>
+        lease.isGood(() =>
+          ask().catch((error: unknown) => {
+            lease.doubt()
+            throw error
+          }),
+        ),
+      accepted: () => {
+        endHold()
+        window.widen()
+        lease.accepted()
+      },
+      release: () => {
+        endHold()
+        lease.release()
       },
     }
   }
 
   #accept(key: string): void {
     this.#acceptedKey = key
+    this.#doubted = undefined
     this.#memory.refusal = undefined
     if (this.#memory.toldKey === undefined) return
     this.#memory.toldKey = undefined
@@ -215,6 +315,15 @@ export class LoginGuard {
       sinceMs: before?.sinceMs ?? this.#deps.clock.now(),
     }
     this.#deps.credentials.forget()
+    this.#requests.admitAll()
+  }
+
+  #doubt(key: string): void {
+    const times = this.#doubted?.key === key ? this.#doubted.times + 1 : 1
+    const leftMs = Math.min(DOUBT_MIN_MS * 2 ** (times - 1), DOUBT_MAX_MS)
+    this.#doubted = { key, times, untilMs: this.#nowMs() + leftMs }
+    if (key === this.#acceptedKey) this.#acceptedKey = undefined
+    this.#requests.admitAll()
   }
 
   #restsUntilMs(key: string): number {

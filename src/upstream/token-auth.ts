@@ -9,8 +9,9 @@ import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import { CallBudget, leaveOnAbort } from './call-budget.ts'
 import { parseChallenges } from './challenge.ts'
-import type { LoginGuard, LoginLease } from './login-guard.ts'
 import { answersPing, givesToken } from './login-check.ts'
+import type { LoginGuard } from './login-guard.ts'
+import type { LoginLease, SentLease } from './login-lease.ts'
 import { isAllowedRealm } from './realm.ts'
 import {
   basic,
@@ -29,7 +30,7 @@ export interface Grant {
   /** Fetched for this very call: if it is refused, another one will be too. */
   readonly isFresh: boolean
   /** Basic: the login itself is on its way; the guard wants to know how it fared. */
-  readonly lease?: LoginLease | undefined
+  readonly lease?: SentLease | undefined
 }
 
 /** What became of a request. */
@@ -210,7 +211,7 @@ export class TokenAuth {
   }
 
   async #basicGrant(signal: AbortSignal): Promise<Grant | undefined> {
-    const lease = await this.#guard.acquire(this.#remoteUrl.host, signal)
+    const lease = await this.#guard.acquireToSend(this.#remoteUrl.host, signal)
     if (!lease) return undefined
     const { login } = lease
     if (!('identityToken' in login)) {

@@ -9,6 +9,7 @@ import { delay, type Clock } from '../clock.ts'
 import { AddressGuard, type AddressGuardDeps, type AddressGuardOptions } from './address-guard.ts'
 import { leaveOnAbort, type CallBudget } from './call-budget.ts'
 import { Egress, type ConnectionOptions, type EnvironmentProxy } from './egress.ts'
+import { onlyIf } from './last-look.ts'
 import { retryAfterMsOf } from './answer-headers.ts'
 import { RequestPace } from './request-pace.ts'
 import { discard, drop } from './response-body.ts'
@@ -24,6 +25,20 @@ export interface RequestObservation {
   readonly durationMs: number
 }
 
+/** Decides when a request with a login may go; told when it has an answer. */
+export interface Passage {
+  /**
+   * Waits; `leave` must follow.
+   *
+   * @throws {LoginWithdrawn} when it must not go any more; the reason of `signal`. Then there is nothing to leave
+   */
+  enter(signal: AbortSignal): Promise<void>
+  /** Asked when there is a connection, which may be long after: false to enter anew. */
+  mayGo(): boolean
+  /** @param status undefined if there was no answer, or if it did not go */
+  leave(status: number | undefined): void
+}
+
 export interface TransportRequest {
   readonly kind: RequestKind
   /** A POST must be one that may be sent twice: it is, when there is no answer. */
@@ -31,6 +46,8 @@ export interface TransportRequest {
   readonly url: URL
   readonly headers: Readonly<Record<string, string>>
   readonly authorization: string | undefined
+  /** Default: it may go at any time. */
+  readonly passage?: Passage | undefined
   /** The body of a POST. It may be a secret: such a request must not follow redirects. */
   readonly content?: string | undefined
   readonly followRedirects: boolean
@@ -64,6 +81,12 @@ export interface TransportOptions {
   readonly connection?: ConnectionOptions | undefined
   /** Undefined: as fast as connections allow. */
   readonly requestsPerSecond?: number | undefined
+}
+
+interface Exchange {
+  readonly status: number
+  readonly headers: IncomingHttpHeaders
+  readonly body: Readable
 }
 
 /** Clients give up after 30 s without headers; a second try must still fit the call's budget. */
@@ -118,6 +141,7 @@ export class Transport {
    * `request.url`: where a redirect led is never used twice, since such URLs expire.
    *
    * @throws {UpstreamError} unreachable, timeout or bad-response (including bad redirects)
+   * @throws {LoginWithdrawn} if the passage does: the last try has not gone
    * @throws the reason of `budget.signal`, once that is aborted
    */
   async send(request: TransportRequest, budget: CallBudget): Promise<TransportResponse> {
@@ -199,16 +223,36 @@ export class Transport {
     return new UpstreamError('bad-response', `${this.#name} sent a redirect that ${reason}`)
   }
 
-  async #exchange(
+  async #exchange(request: TransportRequest, { signal }: CallBudget): Promise<Exchange> {
+    const passage = request.authorization === undefined ? undefined : request.passage
+    for (;;) {
+      if (signal.aborted) throw signal.reason
+      await passage?.enter(signal)
+      let status: number | undefined
+      try {
+        await this.#pace?.take(signal)
+        const answer = await this.#ask(request, passage, signal)
+        status = answer?.status
+        if (answer) return answer
+      } finally {
+        passage?.leave(status)
+      }
+    }
+  }
+
+  /** @returns undefined if the passage was closed by the time there was a connection */
+  async #ask(
     { kind, method, url, headers, authorization, content }: TransportRequest,
-    { signal }: CallBudget,
-  ): Promise<{ status: number; headers: IncomingHttpHeaders; body: Readable }> {
-    if (signal.aborted) throw signal.reason
-    await this.#pace?.take(signal)
+    passage: Passage | undefined,
+    signal: AbortSignal,
+  ): Promise<Exchange | undefined> {
     const startedMs = this.#clock.monotonic()
     let status: number | undefined
+    let hasGone = true
     try {
-      const asked = this.#egress.dispatcherFor(url).request({
+      const route = this.#egress.dispatcherFor(url)
+      const mayGo = (): boolean => (hasGone = passage?.mayGo() ?? true)
+      const asked = (passage ? route.compose(onlyIf(mayGo)) : route).request({
         origin: url.origin,
         path: url.pathname + url.search,
         method,
@@ -235,12 +279,13 @@ export class Transport {
       status = response.statusCode
       return { status, headers: response.headers, body: response.body }
     } catch (error) {
+      if (!hasGone && !signal.aborted) return undefined
       // The reason says more than undici's "aborted".
       if (signal.aborted) throw signal.reason
       throw connectionError(error, url.host)
     } finally {
       const durationMs = this.#clock.monotonic() - startedMs
-      this.#onRequest?.({ method, kind, status, durationMs })
+      if (hasGone) this.#onRequest?.({ method, kind, status, durationMs })
     }
   }
 }

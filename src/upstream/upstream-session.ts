@@ -9,6 +9,7 @@ import type { ConnectionOptions, EnvironmentProxy } from './egress.ts'
 import { failedAnswer } from './failed-answer.ts'
 import type { Credentials } from './login.ts'
 import { LoginGuard } from './login-guard.ts'
+import { LoginWithdrawn } from './login-lease.ts'
 import type { LoginMemory } from './login-memory.ts'
 import { hostOfRealm } from './realm.ts'
 import { PullAllowance, type RateLimit } from './pull-allowance.ts'
@@ -165,9 +166,10 @@ export class UpstreamSession {
     budget.signal.throwIfAborted()
     let grant = await this.#auth.grant(repository, budget.signal)
     for (let renewals = 0; ; renewals += 1) {
-      const authorization = grant?.authorization
-      const request = { kind, method, url, headers, authorization, followRedirects: true }
-      const answer = await this.#send(request, grant, budget)
+      const request = { kind, method, url, headers, followRedirects: true }
+      const sent = await this.#sendGranted(request, repository, grant, budget)
+      const { answer } = sent
+      grant = sent.grant
       // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
       const mayRenew = answer.status === 401 && !answer.leftOrigin && renewals < RENEWALS_MAX
       if (!mayRenew) this.#auth.settle(grant, answer)
@@ -185,13 +187,34 @@ export class UpstreamSession {
     await this.#transport.close()
   }
 
+  /** @returns also what it was sent with: another grant if the first was withdrawn before it went */
+  async #sendGranted(
+    request: Omit<TransportRequest, 'authorization'>,
+    repository: RepositoryName,
+    first: Grant | undefined,
+    budget: CallBudget,
+  ): Promise<{ grant: Grant | undefined; answer: TransportResponse }> {
+    let grant = first
+    for (;;) {
+      try {
+        return { grant, answer: await this.#send(request, grant, budget) }
+      } catch (error) {
+        if (!(error instanceof LoginWithdrawn)) throw error
+      }
+      // Nothing is given while the login rests: each turn is one with another login.
+      grant = await this.#auth.grant(repository, budget.signal)
+    }
+  }
+
   async #send(
-    request: TransportRequest,
+    request: Omit<TransportRequest, 'authorization'>,
     grant: Grant | undefined,
     budget: CallBudget,
   ): Promise<TransportResponse> {
+    const authorization = grant?.authorization
+    const passage = grant?.lease?.passage
     try {
-      const answer = await this.#transport.send(request, budget)
+      const answer = await this.#transport.send({ ...request, authorization, passage }, budget)
       // What a host that we were sent on to counts is not what the upstream does.
       if (!answer.leftOrigin) this.#allowance.note(answer.headers)
       return answer

@@ -1,11 +1,11 @@
 import { describe, expect, it } from 'vitest'
-import { LoginWindow } from '../../../src/upstream/login-window.ts'
+import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW } from '../../../src/upstream/login-window.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
 import { nextTurn } from '../../support/wait-for.ts'
 
-function openWindow() {
+function openWindow(options = TOKEN_WINDOW) {
   const clock = new FakeClock()
-  const window = new LoginWindow(clock)
+  const window = new LoginWindow(clock, options)
   let inside = 0
   const enter = (signal = new AbortController().signal): Promise<void> =>
     window.enter(signal).then(() => void inside++)
@@ -60,5 +60,99 @@ describe('the window', () => {
     expect(await Promise.all(left)).toEqual(['left', 'left as well'])
     await nextTurn()
     expect(inside()).toBe(4)
+  })
+})
+
+describe('the window of requests that carry the login themselves', () => {
+  it('lets four in, and all when one is accepted', async () => {
+    const { enter, inside, window } = openWindow(REQUEST_WINDOW)
+    for (let i = 0; i < 100; i++) void enter()
+    await nextTurn()
+    expect(inside()).toBe(4)
+    window.widen()
+    await nextTurn()
+    expect(inside()).toBe(100)
+  })
+
+  it('lets one more in when nobody has entered for a second, and leaves no timer behind', async () => {
+    const { clock, enter, inside } = openWindow(REQUEST_WINDOW)
+    for (let i = 0; i < 6; i++) void enter()
+    await clock.advance(999)
+    expect(inside()).toBe(4)
+    await clock.advance(1)
+    expect(inside()).toBe(5)
+    await clock.advance(1_000)
+    expect(inside()).toBe(6)
+    expect(clock.pendingTimers).toBe(0)
+    await clock.advance(1_000)
+    // It has been a second already.
+    await enter()
+    expect(inside()).toBe(7)
+  })
+
+  it('leaves no timer behind for one who left while it waited', async () => {
+    const { clock, enter } = openWindow(REQUEST_WINDOW)
+    for (let i = 0; i < 4; i++) await enter()
+    const leaver = new AbortController()
+    const left = enter(leaver.signal).catch((error: unknown) => error)
+    expect(clock.pendingTimers).toBe(1)
+    leaver.abort('left')
+    expect(await left).toBe('left')
+    expect(clock.pendingTimers).toBe(0)
+  })
+
+  it('lets nobody in while a refusal is looked into, whoever else is accepted meanwhile', async () => {
+    const { clock, enter, inside, leave, window } = openWindow(REQUEST_WINDOW)
+    await enter()
+    window.widen()
+    const ends = [window.hold(), window.hold()]
+    for (let i = 0; i < 10; i++) void enter()
+    window.widen()
+    leave()
+    await nextTurn()
+    expect(inside()).toBe(0)
+    ends[0]?.()
+    // Twice is once.
+    ends[0]?.()
+    await clock.advance(999)
+    expect(inside()).toBe(0)
+    ends[1]?.()
+    await nextTurn()
+    expect(inside()).toBe(4)
+  })
+
+  it('lets few in when that takes more than a second, also then', async () => {
+    const { clock, enter, inside, window } = openWindow(REQUEST_WINDOW)
+    window.widen()
+    window.hold()
+    for (let i = 0; i < 10; i++) void enter()
+    await clock.advance(1_000)
+    expect(inside()).toBe(4)
+    window.widen()
+    await nextTurn()
+    expect(inside()).toBe(4)
+  })
+
+  it('is no longer open to those who entered before a refusal, until that is known', async () => {
+    const { clock, window } = openWindow(REQUEST_WINDOW)
+    const { signal } = new AbortController()
+    const before = await window.enter(signal)
+    expect(window.isOpenTo(before)).toBe(true)
+    const end = window.hold()
+    expect(window.isOpenTo(before)).toBe(false)
+    await clock.advance(1_000)
+    const after = await window.enter(signal)
+    expect([before, after].map((ticket) => window.isOpenTo(ticket))).toEqual([false, true])
+    end()
+    expect(window.isOpenTo(before)).toBe(true)
+  })
+
+  it('lets all in who wait for a login that was refused', async () => {
+    const { clock, enter, inside, window } = openWindow(REQUEST_WINDOW)
+    for (let i = 0; i < 100; i++) void enter()
+    window.admitAll()
+    await nextTurn()
+    expect(inside()).toBe(100)
+    expect(clock.pendingTimers).toBe(0)
   })
 })
