@@ -1,24 +1,26 @@
-// One walk over what was selected, for real or dry. One repository after the other, so that memory holds the tags
-// and pins of one, whatever the volume has. What links say is read from disk, what belongs together from the index.
+// Two walks over what was selected: one tells what nothing will name any more, the other takes it, for real or dry.
+// One repository after the other, so that memory holds the tags and pins of one, whatever the volume has, and some
+// bytes for each digest. What links say is read from disk, what belongs together from the index.
 
+import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { BlobStore } from '../storage/blob-store.ts'
-import type { ContentIndex, LinkEntry } from '../storage/content-index.ts'
+import type { BlobEntry } from '../storage/content-index.ts'
 import { StorageError } from '../storage/filesystem.ts'
-import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
-import { imageParts } from './image-parts.ts'
-import type { Inventory } from './inventory.ts'
-import { PinnedContent } from './pinned-content.ts'
+import { DigestTable } from './digest-table.ts'
+import { PurgePlan } from './purge-plan.ts'
+import { PurgeScope, type PurgeScopeDeps } from './purge-scope.ts'
 import type { PurgeRoot, PurgeSelection } from './purge-selection.ts'
 import type { Remover } from './remover.ts'
 import { RepositoryTags } from './repository-tags.ts'
-import type { Retention } from './retention.ts'
 
 /** What became, or in a dry run would become, of one thing. */
 export interface PurgeItem {
-  /** `unlinked`: another repository holds the bytes too. The last two: it stays. */
-  readonly outcome: 'removed' | 'unlinked' | 'untagged' | 'in-use' | 'pinned'
+  /**
+   * `unlinked`: another repository holds the bytes too. The last three: it stays. `kept`: as the last link to what a
+   * stored manifest names that stays.
+   */
+  readonly outcome: 'removed' | 'unlinked' | 'untagged' | 'kept' | 'in-use' | 'pinned'
   readonly kind: 'manifest' | 'blob' | 'tag' | 'repository'
   /** Undefined: of bytes that no repository holds. */
   readonly repository: RepositoryName | undefined
@@ -36,55 +38,136 @@ export interface PurgeSummary {
   readonly freedBytes: number
   readonly unlinked: number
   readonly untagged: number
+  readonly kept: number
   readonly inUse: number
   readonly pinned: number
 }
 
-export interface PurgeRunDeps {
-  readonly blobs: BlobStore
-  readonly repositories: RepositoryIndex
-  readonly index: ContentIndex
-  readonly inventory: Inventory
-  readonly retention: Retention
+export interface PurgeRunDeps extends PurgeScopeDeps {
   readonly remover: Remover
 }
 
 type Draft = Omit<PurgeItem, 'outcome' | 'freedBytes'> & { readonly digest: Digest }
+
+/** Of bytes. `held`: they lose their last link, but for what names them. */
+type Fate = 'goes' | 'held' | 'shared'
+
+/** A base layer has thousands of holders: who looked at all of them once need not do it for each. */
+const FATES_MAX = 10_000
+/** Links looked at between two turns of the event loop. */
+const CHUNK_LINKS = 500
 
 export class PurgeRun {
   readonly #deps: PurgeRunDeps
   readonly #selection: PurgeSelection
   readonly #isDryRun: boolean
   readonly #remover: Remover
-  readonly #pinned: PinnedContent
-  readonly #sums = { removed: 0, freedBytes: 0, unlinked: 0, untagged: 0, inUse: 0, pinned: 0 }
+  readonly #scope: PurgeScope
+  readonly #plan: PurgePlan
+  readonly #fates = new LRUCache<Digest, Fate>({ max: FATES_MAX })
+  /** Of repositories: what was told of already. */
+  readonly #settled = new DigestTable()
+  /** Of images: how many links each digest is to lose, and of what loses all: how many are left. */
+  readonly #losing = new DigestTable()
+  readonly #left = new DigestTable()
+  readonly #sums = {
+    removed: 0,
+    freedBytes: 0,
+    unlinked: 0,
+    untagged: 0,
+    kept: 0,
+    inUse: 0,
+    pinned: 0,
+  }
+  #areUsesWritten = true
+  #isStopped = false
 
   constructor(deps: PurgeRunDeps, selection: PurgeSelection, { isDryRun }: { isDryRun: boolean }) {
     this.#deps = deps
     this.#selection = selection
     this.#isDryRun = isDryRun
     this.#remover = deps.remover.batch()
-    this.#pinned = new PinnedContent(deps)
+    this.#scope = new PurgeScope(deps, selection)
+    const { root } = selection
+    this.#plan = new PurgePlan(deps.index, root?.kind === 'digest' ? root.digest : undefined)
   }
 
   get summary(): PurgeSummary {
     return { isDryRun: this.#isDryRun, ...this.#sums }
   }
 
+  get isStopped(): boolean {
+    return this.#isStopped
+  }
+
+  /** Before the first item there is much to look at. */
+  stop(): void {
+    this.#isStopped = true
+  }
+
   /** @throws {StorageError} */
   async *items(): AsyncGenerator<PurgeItem> {
     // Links, uses and names of the last seconds.
-    await this.#flush()
+    this.#areUsesWritten = await this.#flush()
+    await this.#survey()
+    if (this.#isStopped) return
     for await (const item of this.#walk()) {
       this.#count(item)
       yield item
     }
   }
 
+  /** Tells the plan what loses its last link. */
+  async #survey(): Promise<void> {
+    const { includesUnlinked, root } = this.#selection
+    for await (const repository of this.#scope.repositories()) {
+      if (this.#isStopped) return
+      if (this.#scope.isPinnedWhole(repository)) continue
+      if (root) await this.#surveyImages(repository, root)
+      else await this.#surveyContent(repository)
+    }
+    if (!includesUnlinked) return
+    for await (const entry of this.#deps.index.blobsAfter(undefined)) {
+      if (this.#isStopped) return
+      if (this.#plan.concerns(entry.digest) && this.#isUnlinked(entry)) this.#planFor(entry.digest)
+    }
+  }
+
+  async #surveyContent(repository: RepositoryName): Promise<void> {
+    let looked = 0
+    for await (const { digest } of this.#deps.repositories.linksOf(repository)) {
+      if (++looked % CHUNK_LINKS === 0) await nextTurn()
+      if (this.#isStopped) return
+      // Its first holder loses it too, or it does not go.
+      if (!this.#plan.concerns(digest) || this.#scope.firstHolderOf(digest) !== repository) continue
+      if (await this.#scope.goesEverywhere(digest)) this.#planFor(digest)
+    }
+  }
+
+  async #surveyImages(repository: RepositoryName, root: PurgeRoot): Promise<void> {
+    const { parts } = await this.#scope.imagesOf(repository, root)
+    for (const digest of parts.links.keys()) {
+      const losing = (this.#losing.get(digest) ?? 0) + 1
+      this.#losing.set(digest, losing)
+      if (!this.#plan.concerns(digest)) continue
+      if (losing === this.#deps.index.linksOf(digest).length) this.#planFor(digest)
+    }
+  }
+
+  /** What is in use stays. */
+  #planFor(digest: Digest): void {
+    if (!this.#isInUse(digest)) this.#plan.add(digest)
+  }
+
+  #isInUse(digest: Digest): boolean {
+    const { blobs, inventory } = this.#deps
+    return blobs.isBeingRead(digest) || (!this.#areUsesWritten && inventory.hasNoteOf(digest))
+  }
+
   async *#walk(): AsyncGenerator<PurgeItem> {
-    const { includesPinned, includesUnlinked, root } = this.#selection
-    for await (const repository of this.#chosenRepositories()) {
-      if (!includesPinned && this.#deps.retention.isPinned(repository)) {
+    const { includesUnlinked, root } = this.#selection
+    for await (const repository of this.#scope.repositories()) {
+      if (this.#scope.isPinnedWhole(repository)) {
         const item = { kind: 'repository', repository, digest: undefined, tags: [] } as const
         yield { ...item, outcome: 'pinned', freedBytes: 0 }
       } else if (root) yield* this.#images(repository, root)
@@ -93,77 +176,48 @@ export class PurgeRun {
     if (includesUnlinked) yield* this.#unlinked()
   }
 
-  async *#chosenRepositories(): AsyncGenerator<RepositoryName> {
-    const { repository } = this.#selection
-    if (repository) {
-      if (this.#selection.matchesRepository(repository)) yield repository
-      return
-    }
-    for await (const name of this.#deps.repositories.repositories()) {
-      if (this.#selection.matchesRepository(name)) yield name
-    }
-  }
-
   /** All of a repository, or what of it was not used. */
   async *#content(repository: RepositoryName): AsyncGenerator<PurgeItem> {
     const { repositories } = this.#deps
     const tags = await RepositoryTags.read(repositories, repository)
     const isAll = this.#selection.usedBeforeMs === undefined
     for await (const link of repositories.linksOf(repository)) {
-      const entry = await this.#entryOf(link)
-      if (!entry || !this.#isOldEnough(entry)) continue
+      const entry = await this.#scope.entryOf(link)
+      if (!entry || !this.#scope.isOldEnough(entry)) continue
       const draft = { ...link, tags: tags.of(link.digest) }
-      if (await this.#isPinned(entry)) yield { ...draft, outcome: 'pinned', freedBytes: 0 }
-      else if (!(await this.#goesEverywhere(entry))) yield await this.#unlink(draft)
-      // In the real run the first repository takes it along for all of them.
-      else if (!this.#isDryRun || this.#firstHolder(entry) === repository) {
-        yield await this.#remove(draft)
+      if (await this.#scope.isPinned(entry)) {
+        yield { ...draft, outcome: 'pinned', freedBytes: 0 }
+        continue
       }
+      const fate = await this.#fateOf(link.digest)
+      // The first repository stands for all: what goes is taken from them too, what is held keeps its link there.
+      const isFirst = this.#settled.get(link.digest) === undefined
+      if (fate !== 'shared') this.#settled.set(link.digest, 1)
+      if (fate === 'shared' || (fate === 'held' && !isFirst)) yield await this.#unlink(draft)
+      else if (fate === 'held') yield* this.#keep(draft)
+      else if (isFirst) yield await this.#remove(draft)
     }
     if (isAll) yield* this.#danglingTags(repository, tags)
   }
 
-  /** One image, or those that have certain tags. */
-  async *#images(repository: RepositoryName, root: PurgeRoot): AsyncGenerator<PurgeItem> {
-    const { index, repositories } = this.#deps
-    const tags = await RepositoryTags.read(repositories, repository)
-    const chosen = new Set<Tag>()
-    const roots = new Set<Digest>()
-    const isMeant = (digest: Digest): boolean => {
-      const link = index.link(digest, repository)
-      return !link || this.#isOldEnough(link)
-    }
-    if (root.kind === 'digest') {
-      // What another repository has is not this one's to lose.
-      const isHere = index.link(root.digest, repository) || tags.of(root.digest).length > 0
-      if (isHere && isMeant(root.digest)) roots.add(root.digest)
-    }
-    const wanted = root.kind === 'digest' ? tags.of(root.digest) : tags.all.filter(root.matches)
-    for (const tag of wanted) {
-      const digest = tags.digestOf(tag)
-      if (!digest || !isMeant(digest)) continue
-      chosen.add(tag)
-      roots.add(digest)
-    }
-    for (const digest of roots) {
-      if (this.#selection.includesPinned || !(await this.#pinned.has(repository, digest))) continue
-      // Another tag of the same image may be the one that is pinned.
-      roots.delete(digest)
-      for (const tag of tags.of(digest)) chosen.delete(tag)
-      const kept = { kind: 'manifest', repository, digest, tags: tags.of(digest) } as const
-      yield { ...kept, outcome: 'pinned', freedBytes: 0 }
-    }
-    yield* this.#parts(repository, { root, roots: [...roots], chosen, tags })
+  async #fateOf(digest: Digest): Promise<Fate> {
+    const known = this.#fates.get(digest)
+    if (known) return known
+    const isLosing = await this.#scope.goesEverywhere(digest)
+    const fate = isLosing ? (this.#plan.goes(digest) ? 'goes' : 'held') : 'shared'
+    // Who begins to hold what is to go counts.
+    if (fate !== 'goes' || this.#isDryRun) this.#fates.set(digest, fate)
+    return fate
   }
 
-  async *#parts(
-    repository: RepositoryName,
-    images: { root: PurgeRoot; roots: Digest[]; chosen: ReadonlySet<Tag>; tags: RepositoryTags },
-  ): AsyncGenerator<PurgeItem> {
+  /** One image, or those that have certain tags. */
+  async *#images(repository: RepositoryName, root: PurgeRoot): AsyncGenerator<PurgeItem> {
     const { index } = this.#deps
-    const { tags } = images
-    const isByDigest = images.root.kind === 'digest'
-    const parts = await imageParts(this.#deps, { repository, isByDigest, ...images })
+    const { parts, pinned, tags } = await this.#scope.imagesOf(repository, root)
+    for (const digest of pinned) {
+      const item = { kind: 'manifest', repository, digest, tags: tags.of(digest) } as const
+      yield { ...item, outcome: 'pinned', freedBytes: 0 }
+    }
     for (const tag of parts.tags) {
       const digest = tags.digestOf(tag)
       if (digest && !parts.links.has(digest)) yield await this.#untag(repository, tag, digest)
@@ -171,27 +225,59 @@ export class PurgeRun {
     /** Parts of what stays since somebody uses it. */
     const kept = new Set<Digest>()
     for (const [digest, kind] of parts.links) {
+      const names = index.namesOf(digest)
       if (kept.has(digest)) {
-        for (const part of index.namesOf(digest)) kept.add(part)
+        for (const part of names) kept.add(part)
         continue
       }
-      const isShared = index.linksOf(digest).some((link) => link.repository !== repository)
-      const names = index.namesOf(digest)
       const draft = { repository, digest, kind, tags: tags.of(digest) }
-      const item = await (isShared ? this.#unlink(draft) : this.#remove(draft))
-      if (item.outcome === 'in-use') for (const part of names) kept.add(part)
-      yield item
+      const fate = this.#fateOfPart(digest)
+      if (fate === 'held') yield* this.#keep(draft)
+      else if (fate === 'shared') yield await this.#unlink(draft)
+      else {
+        const item = await this.#removeLast(draft)
+        if (item.outcome === 'in-use') for (const part of names) kept.add(part)
+        yield item
+      }
     }
+  }
+
+  /** The last repository that is to lose it takes the bytes along; of what is held, the first keeps its link. */
+  #fateOfPart(digest: Digest): Fate {
+    const losing = this.#losing.get(digest) ?? 0
+    const isAll = (): boolean => losing >= this.#deps.index.linksOf(digest).length
+    const left = this.#left.get(digest) ?? (isAll() ? losing : 0)
+    const fate = left === 0 ? 'shared' : this.#plan.goes(digest) ? 'goes' : 'held'
+    this.#left.set(digest, fate === 'goes' ? left - 1 : 0)
+    return fate === 'goes' && left > 1 ? 'shared' : fate
+  }
+
+  /** The index may still have the other links to it, which are gone: what they free was told of already. */
+  async #removeLast(draft: Draft): Promise<PurgeItem> {
+    const { index, inventory } = this.#deps
+    let toldBytes = 0
+    for (const link of index.eachLinkOf(draft.digest)) {
+      if (link.repository !== draft.repository) toldBytes += inventory.freedByLink(link)
+    }
+    const item = await this.#remove(draft)
+    return { ...item, freedBytes: Math.max(0, item.freedBytes - toldBytes) }
   }
 
   /** Bytes that no repository holds. */
   async *#unlinked(): AsyncGenerator<PurgeItem> {
-    const { index } = this.#deps
-    for await (const entry of index.blobsAfter(undefined)) {
-      if (!this.#isOldEnough(entry) || index.linksOf(entry.digest).length > 0) continue
-      const kind = entry.isManifest ? 'manifest' : 'blob'
-      yield await this.#remove({ kind, repository: undefined, digest: entry.digest, tags: [] })
+    for await (const entry of this.#deps.index.blobsAfter(undefined)) {
+      if (!this.#isUnlinked(entry)) continue
+      const { digest, isManifest } = entry
+      const kind = isManifest ? 'manifest' : 'blob'
+      const draft = { kind, repository: undefined, digest, tags: [] } as const
+      if (this.#plan.goes(digest)) yield await this.#remove(draft)
+      else yield* this.#keep(draft)
     }
+  }
+
+  #isUnlinked(entry: BlobEntry): boolean {
+    const isLinked = this.#scope.firstHolderOf(entry.digest) !== undefined
+    return !isLinked && this.#scope.isOldEnough(entry)
   }
 
   /** Tags that point to what is not here. */
@@ -207,52 +293,20 @@ export class PurgeRun {
     }
   }
 
-  /**
-   * What there is to decide about a link. Content that was asked for as a manifest and as a blob has two links on
-   * disk, which go together: one of them stands for both.
-   */
-  async #entryOf(link: Link): Promise<LinkEntry | undefined> {
-    const { blobs, index, inventory, repositories } = this.#deps
-    // Gone with another one meanwhile.
-    if (!(await repositories.has(link))) return undefined
-    const entry = index.link(link.digest, link.repository)
-    if (entry) {
-      const isOther = entry.kind !== link.kind
-      return isOther && (await repositories.has({ ...link, kind: entry.kind })) ? undefined : entry
-    }
-    // The link was written a moment ago; else it leads to nothing.
-    const isNew = inventory.hasNoteOf(link.digest) || (await blobs.stat(link.digest))
-    return isNew ? undefined : { ...link, lastUsedMs: 0 }
-  }
-
-  /** Whether every repository that holds it is to lose it. */
-  async #goesEverywhere({ digest, repository }: LinkEntry): Promise<boolean> {
-    const { index } = this.#deps
-    if (!index.has(digest)) return false
-    for (const holder of index.linksOf(digest)) {
-      if (holder.repository === repository) continue
-      if (!this.#selection.matchesRepository(holder.repository)) return false
-      if (!this.#isOldEnough(holder) || (await this.#isPinned(holder))) return false
-    }
-    return true
-  }
-
-  #firstHolder({ digest }: LinkEntry): RepositoryName | undefined {
-    return this.#deps.index.linksOf(digest)[0]?.repository
-  }
-
-  #isOldEnough({ lastUsedMs }: { readonly lastUsedMs: number }): boolean {
-    const { usedBeforeMs } = this.#selection
-    return usedBeforeMs === undefined || lastUsedMs <= usedBeforeMs
-  }
-
-  async #isPinned({ digest, repository }: LinkEntry): Promise<boolean> {
-    return !this.#selection.includesPinned && this.#pinned.has(repository, digest)
+  /** Its link stays, its tags go: what stays names it by digest. */
+  async *#keep({ tags, ...draft }: Draft): AsyncGenerator<PurgeItem> {
+    yield { ...draft, tags: [], outcome: 'kept', freedBytes: 0 }
+    const { digest, repository } = draft
+    if (!repository) return
+    for (const tag of tags) yield await this.#untag(repository, tag, digest)
   }
 
   async #remove(draft: Draft): Promise<PurgeItem> {
     const freedBytes = await this.#free(draft.digest)
-    if (freedBytes === undefined) return { ...draft, outcome: 'in-use', freedBytes: 0 }
+    if (freedBytes === undefined) {
+      this.#plan.keep(draft.digest)
+      return { ...draft, outcome: 'in-use', freedBytes: 0 }
+    }
     return { ...draft, outcome: 'removed', freedBytes }
   }
 
@@ -261,7 +315,7 @@ export class PurgeRun {
     const { blobs, index, inventory } = this.#deps
     if (this.#isDryRun) {
       const entry = index.blob(digest)
-      if (blobs.isBeingRead(digest)) return undefined
+      if (this.#isInUse(digest)) return undefined
       return entry ? inventory.freedBy(entry) : 0
     }
     const freedBytes = await this.#remover.remove(digest)
@@ -271,12 +325,14 @@ export class PurgeRun {
     return this.#remover.remove(digest)
   }
 
-  /** A disk that is full is a reason to purge: what cannot be written down yet counts as in use. */
-  async #flush(): Promise<void> {
+  /** A disk that is full is a reason to purge. @returns false: what cannot be written down yet counts as in use */
+  async #flush(): Promise<boolean> {
     try {
       await this.#deps.inventory.flush()
+      return true
     } catch (error) {
-      if (!(error instanceof StorageError)) throw error
+      if (error instanceof StorageError) return false
+      throw error
     }
   }
 
@@ -300,4 +356,10 @@ export class PurgeRun {
     if (outcome === 'in-use') this.#sums.inUse++
     else this.#sums[outcome]++
   }
+}
+
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve)
+  })
 }

@@ -43,8 +43,16 @@ export class Purge {
     if (!inventory.isComplete) throw volumeUnknown()
     if (this.#isStopped) throw new NotReadyError('the server is stopping')
     if (this.#running) throw new NotReadyError('another purge runs; try again after it')
-    this.#running = this.#run(new PurgeRun(this.#deps, selection, { isDryRun }), request)
-    return this.#running
+    const run = new PurgeRun(this.#deps, selection, { isDryRun })
+    const purging = this.#run(run, request)
+    const end = purging.return.bind(purging)
+    // A generator that has not come to its first item yet would not hear of it.
+    purging.return = (value) => {
+      run.stop()
+      return end(value)
+    }
+    this.#running = purging
+    return purging
   }
 
   /** Ends the one that runs, after the thing that it is at. */
@@ -56,7 +64,7 @@ export class Purge {
   async *#run(run: PurgeRun, request: PurgeRequest): Purging {
     try {
       yield* run.items()
-      return run.summary
+      return run.isStopped ? undefined : run.summary
     } finally {
       this.#running = undefined
       await this.#settle(run.summary, request)

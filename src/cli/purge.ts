@@ -72,13 +72,14 @@ function itemText({ digest, freedBytes, kind, outcome, repository, tags }: Purge
 }
 
 function summaryText(summary: PurgeSummary): string {
-  const { freedBytes, inUse, isDryRun, pinned, removed, unlinked, untagged } = summary
-  if (removed + unlinked + untagged + inUse + pinned === 0) return 'nothing matches\n'
+  const { freedBytes, inUse, isDryRun, kept, pinned, removed, unlinked, untagged } = summary
+  if (removed + unlinked + untagged + kept + inUse + pinned === 0) return 'nothing matches\n'
   const verb = isDryRun ? 'would free' : 'freed'
   const parts = [`${verb} ${formatBytes(freedBytes)} in ${removed} blobs`]
   if (unlinked > 0)
     parts.push(`${unlinked} blobs that other repositories hold too are taken out of these`)
   if (untagged > 0) parts.push(`${untagged} tags of what stays`)
+  if (kept > 0) parts.push(`${kept} kept: other stored images name them`)
   if (inUse > 0) parts.push(`${inUse} in use, kept: try again later`)
   if (pinned > 0) parts.push(`${pinned} pinned, kept: name one, or use --force`)
   return `${parts.join('; ')}\n`

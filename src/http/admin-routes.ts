@@ -4,7 +4,7 @@
 //   GET  /admin/status   what it is, and how it is
 //   GET  /admin/usage    what takes the space: see UsageReport
 //   POST /admin/purge    {image | repository, upstream, unusedFor, dryRun, force} → a line of JSON for each thing that
-//                        goes, and at last one with `summary`, or with `error`
+//                        goes or is kept, and at last one with `summary`, or with `error`
 //   POST /admin/scrub    begins to read all stored blobs again
 
 import { Hono, type Context } from 'hono'

@@ -133,6 +133,19 @@ describe('purge', () => {
     expect(JSON.parse(lines.at(-1) ?? '')).toMatchObject({ summary: { removed: 3, inUse: 0 } })
   })
 
+  it('says what it keeps for other images, and why', async () => {
+    const all = await serve()
+    const image = buildImage()
+    await pull(all, '3', image)
+    all.upstream.addImage('library/other', '3', image)
+    expect((await rawGet(`${all.url}/v2/library/other/manifests/3`)).status).toBe(200)
+    await untilStored(all, 3)
+    const { code, stdout } = await run('purge', NAME, '--root', all.root)
+    expect(code).toBe(0)
+    expect(stdout).toContain(`kept       blob      ${NAME}@${image.config.digest}\n`)
+    expect(stdout).toMatch(/; 2 kept: other stored images name them\n$/)
+  })
+
   it('exits with 3 when something is in use', async () => {
     const all = await serve()
     const image = buildImage({ layers: [16_000_000] })

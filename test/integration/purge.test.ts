@@ -265,6 +265,26 @@ describe('purging a repository', () => {
     expect(await layover.files('docker')).toEqual([])
   })
 
+  it('leaves the layers that an image elsewhere names whose client had them already', async () => {
+    const all = await start()
+    const { layover, root, upstream } = all
+    const image = buildImage({ layers: [300_000] })
+    await pulled(all, [['library/one', '1', image]])
+    upstream.addImage('library/two', '2', image)
+    expect((await layover.get('/v2/library/two/manifests/2')).status).toBe(200)
+    const dry = await purge(root, { repository: 'library/one', dryRun: true })
+    const { items, summary } = await purge(root, { repository: 'library/one' })
+    expect(items).toEqual(dry.items)
+    expect(summary).toMatchObject({ removed: 0, unlinked: 1, kept: 2 })
+    const tags = (await layover.files('docker')).filter((file) => file.includes('/tags/'))
+    expect(tags.filter((file) => file.includes('library/one'))).toEqual([])
+    upstream.reset()
+    await layover.pull('library/two', '2', image)
+    expect(upstream.count({ method: 'GET' })).toBe(0)
+    await purge(root, { repository: 'library/*' })
+    expect(await layover.files('docker')).toEqual([])
+  })
+
   it('removes what came from one upstream, and nothing of the others', async () => {
     const all = await start()
     const { layover, root, upstream } = all

@@ -26,7 +26,7 @@ import { SENDER } from '../support/spool-rig.ts'
 const KIB = 1024
 const MAX_SIZE_BYTES = 2_500 * KIB
 const TTL_MS = 3_600_000
-const RUNS = 10
+const RUNS = 15
 const STEPS_MAX = 30
 /** Ten times what it takes: then something hangs. */
 const TIME_MAX_MS = 60_000
@@ -107,6 +107,16 @@ const step = fc.oneof(
     arbitrary: fc.record({ do: fc.constant('untag' as const), repository, tag: fc.nat(TAGS - 1) }),
   },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('unlink' as const), family, repository }) },
+  { weight: 3, arbitrary: fc.record({ do: fc.constant('borrow' as const), family, repository }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      do: fc.constant('purge' as const),
+      repository,
+      tag: fc.constantFrom(undefined, 'latest', PINNED_TAG),
+      unusedForMs: fc.constantFrom(undefined, 3),
+    }),
+  },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('pull blob' as const), blob: fc.nat(2) }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('read' as const), family }) },
   { weight: 2, arbitrary: fc.record({ do: fc.constant('leave' as const) }) },
@@ -150,6 +160,10 @@ class Model {
         return this.#pull(FAMILIES[taken.family], taken.repository, taken.tag)
       case 'use':
         return this.#use(FAMILIES[taken.family], taken.repository)
+      case 'borrow':
+        return this.#borrow(FAMILIES[taken.family], taken.repository)
+      case 'purge':
+        return this.#purge(taken)
       case 'tag':
         return this.#tag(FAMILIES[taken.family], taken.repository, taken.tags)
       case 'untag':
@@ -212,6 +226,21 @@ class Model {
     }
     // What came first may have gone for what came last.
     if (isKept && (await this.#isWhole(pulled))) this.#usedMs.set(pulled, this.#rig.clock.now())
+  }
+
+  /** As clients do that have all of it already, from another repository, and ask for the manifest only. */
+  async #borrow(borrowed: Family | undefined, repository: RepositoryName): Promise<void> {
+    const [root] = borrowed?.manifests ?? []
+    if (!borrowed || !root || !(await this.#isWhole(borrowed))) return
+    await this.#rig.keepManifest(root, { repository })
+  }
+
+  async #purge(taken: Extract<Step, { do: 'purge' }>): Promise<void> {
+    const { repository, tag, unusedForMs } = taken
+    const image = tag === undefined ? repository : `${repository}:${tag}`
+    // Named in full, what is pinned goes too.
+    if (tag !== 'latest') this.#pinned.delete(repository)
+    await this.#rig.purge({ image, unusedForMs })
   }
 
   /** As clients do that have all layers already. */

@@ -9,8 +9,12 @@ import type { Evictor } from '../../src/cache/evictor.ts'
 import type { Inventory } from '../../src/cache/inventory.ts'
 import type { Janitor } from '../../src/cache/janitor.ts'
 import type { Pins } from '../../src/cache/pins.ts'
+import { Purge, type Purging } from '../../src/cache/purge.ts'
+import type { PurgeItem, PurgeSummary } from '../../src/cache/purge-run.ts'
+import type { PurgeRequest } from '../../src/cache/purge-selection.ts'
 import type { Remover } from '../../src/cache/remover.ts'
 import type { Retention, RetentionRule } from '../../src/cache/retention.ts'
+import { StoredNames } from '../../src/cache/stored-names.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 import { readManifest } from '../../src/oci/manifest.ts'
 import { subjectOfTag, type RepositoryName, type Tag } from '../../src/oci/reference.ts'
@@ -202,6 +206,25 @@ export class VolumeRig {
     return isKept
   }
 
+  /** @throws {PurgeRequestError} */
+  purging(request: PurgeRequest, options: { isDryRun: boolean }): Purging {
+    return this.#made.purge.start(request, options)
+  }
+
+  /** The same to its end. */
+  async purge(
+    request: PurgeRequest,
+    { isDryRun = false } = {},
+  ): Promise<{ items: PurgeItem[]; summary: PurgeSummary | undefined }> {
+    const purging = this.purging(request, { isDryRun })
+    const items: PurgeItem[] = []
+    for (;;) {
+      const step = await purging.next()
+      if (step.done) return { items, summary: step.value }
+      items.push(step.value)
+    }
+  }
+
   use(blob: Pick<TestBlob, 'digest'>, kind: LinkKind, repository = REPOSITORY): void {
     this.inventory.touch({ digest: blob.digest, kind, repository })
   }
@@ -261,7 +284,9 @@ async function wire(rig: VolumeRig, thread: StorageThread, options: VolumeRigOpt
       onRemoved: () => undefined,
     },
   )
-  return { blobs, index, repositories, spools, ...house }
+  const names = new StoredNames({ name: 'registry.example', isDockerHub: false })
+  const purge = new Purge({ clock, logger, metrics, blobs, index, repositories, names, ...house })
+  return { blobs, index, repositories, spools, ...house, purge }
 }
 
 function storageOf(thread: StorageThread, paths: StoragePaths) {

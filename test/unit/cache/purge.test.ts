@@ -97,6 +97,24 @@ describe('a purge', () => {
     expect((await run(rig, { repository: A })).summary).toMatchObject({ removed: 0 })
   })
 
+  it('ends soon also while it looks at what there is, before the first thing goes', async () => {
+    const rig = await setUp()
+    await hold(rig, 'one', A, B)
+    const linksOf = rig.repositories.linksOf.bind(rig.repositories)
+    const looked: RepositoryName[] = []
+    const asked: { purging?: Purging; end?: Promise<unknown> | undefined } = {}
+    rig.repositories.linksOf = (repository) => {
+      looked.push(repository)
+      asked.end ??= asked.purging?.return(undefined)
+      return linksOf(repository)
+    }
+    asked.purging = rig.purge.start({ repository: '**' }, { isDryRun: false })
+    expect(await asked.purging.next()).toEqual({ done: true, value: undefined })
+    await asked.end
+    expect(looked).toHaveLength(1)
+    expect(rig.index.totals).toMatchObject({ blobs: 1, links: 2 })
+  })
+
   it('is ended by the stop, after what it is at, and none begins after', async () => {
     const rig = await setUp()
     await hold(rig, 'one', A)
