@@ -416,7 +416,8 @@ describe('under load', () => {
     const load = { isOver: false }
     let purged = 0
     const pulls = images.map(async (image, tag) => {
-      for (let round = 0; round < 10; round++) {
+      // What is in use when a purge looks at it stays: how often that is depends on the machine.
+      for (let round = 0; round < 10 || purged === 0; round++) {
         const manifest = await layover.get(`/v2/${NAME}/manifests/${tag}`)
         expect(manifest.body.equals(image.manifest.bytes)).toBe(true)
         for (const { bytes, digest } of [image.config, ...image.layers]) {
@@ -434,7 +435,6 @@ describe('under load', () => {
     })()
     await Promise.all(pulls).finally(() => (load.isOver = true))
     await purges
-    expect(purged).toBeGreaterThan(0)
     // What is left is consistent: all of it goes, and nothing is counted that is not there.
     await waitFor('the downloads to be over', async () => {
       return (await layover.metric('layover_fills_running')) === 0
