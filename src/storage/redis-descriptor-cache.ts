@@ -15,6 +15,8 @@ const SILENCE_MAX_MS = 1_000
 const RECONNECT_MAX_MS = 5_000
 /** A reason may name a key; an outage has few real ones. */
 const REASONS_MAX = 10
+/** As registry and we write it. JavaScript would take ` 5`, `1e3` and `0x10` for numbers, too. */
+const SIZE = /^\d+$/
 
 export interface RedisOptionsPlain {
   readonly addresses: readonly { readonly host: string; readonly port: number }[]
@@ -73,8 +75,8 @@ export class RedisDescriptorCache implements DescriptorCache {
         this.#redis.hget(keyOf(digest), 'size'),
         delay(this.#clock, this.#answerMaxMs, { signal: abort.signal }),
       ])
-      const sizeBytes = typeof size === 'string' && size !== '' ? Number(size) : Number.NaN
-      return Number.isSafeInteger(sizeBytes) && sizeBytes >= 0 ? { sizeBytes } : undefined
+      const sizeBytes = typeof size === 'string' && SIZE.test(size) ? Number(size) : Number.NaN
+      return Number.isSafeInteger(sizeBytes) ? { sizeBytes } : undefined
     } catch (error) {
       this.#report(error)
       return undefined
