@@ -6,6 +6,7 @@ import { lstat, unlink } from 'node:fs/promises'
 import { connect, type AddressInfo } from 'node:net'
 import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
+import { takeAbsoluteTarget } from './absolute-target.ts'
 import { Connections } from './connections.ts'
 
 export type ListenAddress =
@@ -68,8 +69,10 @@ export class Listener {
       { handler, onRefused: () => this.#logRefused('all of them are being answered') },
       { max: connectionsMax },
     )
-    const answer: RequestListener = (request, response) =>
+    const answer: RequestListener = (request, response) => {
+      takeAbsoluteTarget(request)
       this.#connections.serve(request, response)
+    }
     this.#server = createServer(
       {
         keepAliveTimeout: limits.keepAliveMs,

@@ -11,6 +11,7 @@ import { FakeClock } from '../support/fake-clock.ts'
 import { blobOf, buildImage } from '../support/images.ts'
 import { blobFile, startLayover, type Layover, type LayoverOptions } from '../support/layover.ts'
 import { plantBlob } from '../support/planted-volume.ts'
+import { RawConnection } from '../support/raw-connection.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
 import { nextTurn, waitFor } from '../support/wait-for.ts'
 
@@ -73,6 +74,14 @@ describe('the admin API', () => {
     const answer = await askAt(`${url}/admin/purge`, { method: 'POST', headers: all, body })
     expect(answer.status).toBe(403)
     expect((await usageOf(root)).blobs).toBe(3)
+  })
+
+  it('is closed to a name that leads here also when the first line has it', async () => {
+    const { layover } = await start()
+    const line = 'GET http://evil.example:5001/admin/usage HTTP/1.1'
+    const text = `${line}\r\nHost: localhost\r\nConnection: close\r\n\r\n`
+    const answer = await (await RawConnection.open(layover.debugUrl, text)).ended()
+    expect(answer).toMatch(/^HTTP\/1\.1 403 /)
   })
 
   it.each(['127.0.0.1:1', '[::1]:5001', 'localhost:5001', 'layover:5001', 'x.localhost'])(

@@ -7,6 +7,7 @@ import { startFakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet, type RawResponse } from '../support/http-client.ts'
 import { blobOf, buildImage } from '../support/images.ts'
 import type { Layover } from '../support/layover.ts'
+import { RawConnection } from '../support/raw-connection.ts'
 import { NAMES, REPOSITORY, startUpstreams, type Name } from '../support/upstream-set.ts'
 
 const GHCR = 'ghcr.test'
@@ -117,6 +118,15 @@ describe('a request that names two upstreams', () => {
     expect(counts()).toEqual({ [GHCR]: 0, [QUAY]: 0, main: 0 })
     const message = 'a client names two registries at once; check its mirror settings'
     expect(layover.messages().filter((each) => each === message)).toHaveLength(1)
+  })
+
+  it('by Host and in its first line goes by the latter', async () => {
+    const { counts, images, layover } = await startUpstreams()
+    const target = `http://ghcr.cache.test:5000/v2/${REPOSITORY}/manifests/1`
+    const text = `GET ${target} HTTP/1.1\r\nHost: quay.cache.test\r\nConnection: close\r\n\r\n`
+    const answer = await (await RawConnection.open(layover.url, text)).ended()
+    expect(answer).toContain(`Docker-Content-Digest: ${images[GHCR].manifest.digest}`)
+    expect(counts()).toMatchObject({ [QUAY]: 0, main: 0 })
   })
 
   it('in the same way is one that names one', async () => {

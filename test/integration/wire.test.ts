@@ -3,6 +3,7 @@
 import { describe, expect, it } from 'vitest'
 import { startLayover } from '../support/layover.ts'
 import { blobOf, buildImage } from '../support/images.ts'
+import { RawConnection } from '../support/raw-connection.ts'
 
 const DIGEST = blobOf(1, 'wire').digest
 const NAME = 'library/alpine'
@@ -45,6 +46,23 @@ describe('the base', () => {
     expect(upstream.requests.map((request) => request.headers.authorization)).not.toContain(
       headers.Authorization,
     )
+  })
+})
+
+describe('a request with a host in its first line', () => {
+  it('is answered and logged as any other', async () => {
+    const { layover, upstream } = await startLayover()
+    const image = buildImage()
+    upstream.addImage(NAME, '3', image)
+    const ask = async (target: string): Promise<string> => {
+      const text = `GET ${target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`
+      return (await RawConnection.open(layover.url, text)).ended()
+    }
+    expect(await ask('http://cache:5000/v2/')).toMatch(/^HTTP\/1\.1 200 [^]*\{\}$/)
+    const manifest = await ask(`http://cache:5000/v2/${NAME}/manifests/3`)
+    expect(manifest).toContain(`Docker-Content-Digest: ${image.manifest.digest}`)
+    expect(await ask('http://cache:5000/livez')).toMatch(/ok\n$/)
+    expect(await layover.lastAccessLine(2)).toMatchObject({ uri: `/v2/${NAME}/manifests/3` })
   })
 })
 
