@@ -12,7 +12,8 @@ export type Tag = string & { readonly __brand: 'Tag' }
 export type Reference =
   { readonly kind: 'tag'; readonly tag: Tag } | { readonly kind: 'digest'; readonly digest: Digest }
 
-const NAME_LENGTH_MAX = 255
+/** Of a repository's name. */
+export const NAME_LENGTH_MAX = 255
 const NAME = /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:\/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*$/
 const TAG = /^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$/
 

@@ -8,6 +8,7 @@ import {
   open,
   readFile,
   readdir,
+  realpath,
   rename,
   rm,
   rmdir,
@@ -236,6 +237,16 @@ export async function pruneEmptyDirectories(directory: string, root: string): Pr
       if (code === 'ENOTEMPTY' || code === 'EEXIST') return
       throw new StorageError('remove directory', current, error)
     }
+  }
+}
+
+/** @returns where a path leads when all symbolic links are followed; undefined: nowhere, or round in a circle */
+export async function realPath(file: string): Promise<string | undefined> {
+  try {
+    return await realpath(file)
+  } catch (error) {
+    if (isAbsent(error) || systemCode(error) === 'ELOOP') return undefined
+    throw new StorageError('follow', file, error)
   }
 }
 

@@ -5,13 +5,20 @@
 import path from 'node:path'
 import { parseDigest, type Digest } from '../oci/digest.ts'
 import {
+  NAME_LENGTH_MAX,
   parseRepositoryName,
   parseTag,
   sortKeyOf,
   type RepositoryName,
   type Tag,
 } from '../oci/reference.ts'
-import { listDirectory, pruneEmptyDirectories, readSmallFile, removeFile } from './filesystem.ts'
+import {
+  listDirectory,
+  pruneEmptyDirectories,
+  readSmallFile,
+  realPath,
+  removeFile,
+} from './filesystem.ts'
 import type { FileWriter } from './file-writer.ts'
 import type { FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
@@ -23,9 +30,6 @@ export interface Link {
   readonly digest: Digest
   readonly kind: LinkKind
 }
-
-/** Deeper trees than any registry allows (255 characters are at most 128 components). */
-const REPOSITORY_DEPTH_MAX = 128
 
 export class RepositoryIndex {
   readonly #paths: StoragePaths
@@ -160,7 +164,10 @@ export class RepositoryIndex {
     }
   }
 
-  /** Yields each directory that is a repository: one with a part that starts with `_`. */
+  /**
+   * Yields each directory that is a repository: one with a part that starts with `_`. Symbolic links are followed, but
+   * none that leads back to where it was come from.
+   */
   async *#walkRepositories(): AsyncGenerator<{ name: RepositoryName; parts: Set<string> }> {
     const pending: string[][] = [[]]
     for (let components = pending.pop(); components; components = pending.pop()) {
@@ -169,9 +176,26 @@ export class RepositoryIndex {
       const parts = new Set(names.filter((name) => name.startsWith('_')))
       const name = parts.size > 0 ? parseRepositoryName(components.join('/')) : undefined
       if (name) yield { name, parts }
-      if (components.length >= REPOSITORY_DEPTH_MAX) continue
-      for (const child of names) if (!parts.has(child)) pending.push([...components, child])
+      for (const entry of entries) {
+        const child = [...components, entry.name]
+        if (parts.has(entry.name) || child.join('/').length > NAME_LENGTH_MAX) continue
+        if (entry.isSymbolicLink() && (await this.#isDeadEnd(child))) continue
+        pending.push(child)
+      }
     }
+  }
+
+  /** Whether a symbolic link leads nowhere, or to a directory that it is in. @throws {StorageError} */
+  async #isDeadEnd(components: readonly string[]): Promise<boolean> {
+    const { repositories } = this.#paths
+    // Of the links among these, too: two may lead to each other.
+    const parents = components.map((_, count) =>
+      path.join(repositories, ...components.slice(0, count)),
+    )
+    const target = await realPath(path.join(repositories, ...components))
+    if (target === undefined) return true
+    for (const parent of parents) if ((await realPath(parent)) === target) return true
+    return false
   }
 
   #linkPath(repository: RepositoryName, digest: Digest, kind: LinkKind): string {

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdir, rm, utimes, writeFile } from 'node:fs/promises'
+import { mkdir, rm, symlink, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { digestOf, type Digest } from '../../../src/oci/digest.ts'
@@ -67,6 +67,17 @@ const summaryOf = (rig: VolumeRig): string =>
 const NOTHING_ODD = /in the volume$/
 
 describe('looking through a volume', () => {
+  it('comes to an end where a symbolic link leads back', async () => {
+    const image = buildImage({ layers: [9000] })
+    const rig = await takeOver(async (volume) => {
+      await putImage(volume, image, 'latest')
+      const { repositories } = volume.paths
+      await symlink(repositories, path.join(repositories, 'loop'))
+    })
+    expect(rig.inventory.isComplete).toBe(true)
+    expect(rig.index.totals).toMatchObject({ blobs: 3, links: 3 })
+  })
+
   it('finds what is there, and how it belongs together', async () => {
     const image = buildImage({ layers: [9000, 100] })
     const index = buildIndex([image])

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { hexOf, type Digest } from '../../../src/oci/digest.ts'
@@ -272,6 +272,50 @@ describe('listings', () => {
     await mkdir(path.join(paths.repositories, '_manifests'), { recursive: true })
     expect(await index.listRepositories()).toEqual([])
     expect(await linksOf(index)).toEqual([])
+  })
+
+  it('are found through symbolic links, of which those that lead back are not followed', async () => {
+    const { index, paths } = await makeIndex()
+    const { repositories } = paths
+    const elsewhere = await makeTempDirectory()
+    const digest = digestAt(1)
+    for (const name of ['a/b', 'c']) await index.setTag(name as RepositoryName, LATEST, digest)
+    await write(path.join(elsewhere, 'd', '_manifests', 'tags', 'x'), '')
+    await symlink(elsewhere, path.join(repositories, 'linked'))
+    await symlink(path.join(elsewhere, 'd'), path.join(repositories, 'a', 'alias'))
+    await symlink(repositories, path.join(repositories, 'loop'))
+    await symlink('..', path.join(repositories, 'a', 'up'))
+    await symlink('.', path.join(repositories, 'c', 'here'))
+    await symlink('itself', path.join(repositories, 'itself'))
+    await symlink('nowhere', path.join(repositories, 'dangling'))
+    // To each other.
+    await symlink(path.join(repositories, 'a'), path.join(elsewhere, 'back'))
+    expect(await index.listRepositories()).toEqual([
+      'a/alias',
+      'a/b',
+      'c',
+      'linked/back/alias',
+      'linked/back/b',
+      'linked/d',
+    ])
+    expect((await linksOf(index)).length).toBe(0)
+  })
+
+  it('are not looked for deeper than a name can be long', async () => {
+    const { index, paths } = await makeIndex()
+    const deepest = `${'a/'.repeat(127)}b`
+    await write(path.join(paths.repositories, deepest, '_manifests', 'x'), '')
+    // Whoever went to its end would come to a path that is too long for the system.
+    const half = path.join(...Array.from({ length: 12 }, () => 'l'.repeat(200)))
+    const [upper, lower] = [path.join(paths.repositories, half), path.join(paths.root, 'other')]
+    await mkdir(upper, { recursive: true })
+    await mkdir(path.join(lower, half), { recursive: true })
+    await rename(lower, path.join(upper, 'other'))
+    try {
+      expect(await index.listRepositories()).toEqual([deepest])
+    } finally {
+      await rename(path.join(upper, 'other'), lower)
+    }
   })
 
   it('have every link of every repository', async () => {
