@@ -176,14 +176,15 @@ export async function moveInto(from: string, to: string): Promise<void> {
 /**
  * Removes a large file: it is out of the way at once, though removing it takes a while.
  *
- * @param temporaryDirectory on the same file system; must exist
+ * @param temporaryDirectory on the same file system
  */
 export async function discardFile(file: string, temporaryDirectory: string): Promise<void> {
   const discarded = path.join(temporaryDirectory, randomUUID())
   try {
     await rename(file, discarded)
   } catch (error) {
-    if (isAbsent(error)) return
+    // It, or the temporary directory.
+    if (isAbsent(error)) return void (await removeFile(file))
     throw new StorageError('remove', file, error)
   }
   await removeFile(discarded)

@@ -31,7 +31,7 @@ export interface WriteRequest {
   readonly id: number
   /** Replaced one after the other. */
   readonly files: readonly FileContent[]
-  /** On the same file system; must exist. */
+  /** On the same file system; made if it is not there. */
   readonly temporaryDirectory: string
 }
 

@@ -22,13 +22,24 @@ export function writeFiles({ files, temporaryDirectory }: WriteRequest): void {
 }
 
 function writeNew(file: string, bytes: Uint8Array): void {
-  const fd = openSync(file, 'wx')
+  const fd = openNew(file)
   try {
     for (let written = 0; written < bytes.length;) {
       written += writeSync(fd, bytes, written, bytes.length - written)
     }
   } finally {
     closeSync(fd)
+  }
+}
+
+/** Somebody may have removed the directory, or put another volume in its place: that must not cost what comes next. */
+function openNew(file: string): number {
+  try {
+    return openSync(file, 'wx')
+  } catch (error) {
+    if (!isAbsent(error)) throw error
+    makeDirectorySync(path.dirname(file))
+    return openSync(file, 'wx')
   }
 }
 

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, readFile, rename, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rename, rm, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { hexOf, type Digest } from '../../../src/oci/digest.ts'
@@ -74,6 +74,15 @@ describe('on disk', () => {
       expect(bytes).toHaveLength(71)
       expect(bytes.toString('latin1')).toBe(digest)
     }
+  })
+
+  it('are written also after somebody has removed everything, our own directories too', async () => {
+    const { index, paths } = await makeIndex()
+    const layer = digestAt('layer')
+    await rm(paths.root, { recursive: true })
+    await index.link(linkOf(ALPINE, layer))
+    expect(await filesIn(paths)).toEqual([`library/alpine/_layers/sha256/${hexOf(layer)}/link`])
+    expect(await readdir(paths.temporary)).toEqual([])
   })
 
   it('no temporary file stays behind', async () => {

@@ -258,6 +258,16 @@ describe('purging', () => {
     expect(await spools.purge(HOUR_MS)).toBe(1)
   })
 
+  it('removes parts also when somebody has removed the temporary directory', async () => {
+    const { paths, spools } = await makeSpools()
+    const { digest } = blobOf(10, 'left')
+    await leavePart(paths, digest, Buffer.alloc(5))
+    await spools.start()
+    await removeDirectory(paths.temporary)
+    expect(await spools.remove(digest)).toBe(5)
+    expect(existsSync(paths.spoolFile(digest, SENDER))).toBe(false)
+  })
+
   it('leaves a part alone that a download has taken over', async () => {
     const { paths, spools } = await makeSpools()
     const { bytes, digest } = blobOf(400 * KIB, 'taken')
