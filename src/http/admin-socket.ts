@@ -7,10 +7,10 @@
 // find each other the smaller name waits, and the larger one leaves. Who finds nobody renames its socket to
 // `admin.sock`; that name is replaced, never removed, by who has looked. What remains possible: machines that share a
 // network file system do not reach each other's sockets, and so do not notice each other; nor does anybody notice one
-// whose socket was removed by hand.
+// whose socket was removed by hand; that one finds it out itself (storage/volume-watch.ts).
 
 import { randomUUID } from 'node:crypto'
-import { chmod, readdir, rename, unlink } from 'node:fs/promises'
+import { chmod, lstat, readdir, rename, unlink } from 'node:fs/promises'
 import { createServer, type RequestListener, type Server, type ServerResponse } from 'node:http'
 import { hostname } from 'node:os'
 import path from 'node:path'
@@ -68,6 +68,8 @@ export class AdminSocket {
   #server: Server | undefined
   /** Where it is reached now. */
   #current: string | undefined
+  /** Which file that is: another process may have taken its place, should somebody have removed it. */
+  #identity: string | undefined
   #isDecided = false
   #handler: RequestListener | undefined
 
@@ -114,7 +116,11 @@ export class AdminSocket {
     const closed = new Promise<void>((resolve) => {
       server.close(() => resolve())
     })
-    if (this.#current !== undefined) await unlink(this.#current).catch(ignore)
+    const identity = this.#identity
+    this.#identity = undefined
+    // Not the one of a process that has the directory by now.
+    if (this.#current !== undefined && (await identityOf(this.#current)) === identity)
+      await unlink(this.#current).catch(ignore)
     server.closeAllConnections()
     await closed
   }
@@ -130,6 +136,7 @@ export class AdminSocket {
       this.#current = hidden
       try {
         await chmod(hidden, 0o600)
+        this.#identity = await identityOf(hidden)
         // Seen only now: whoever sees it can connect.
         await rename(hidden, path.join(this.#directory, name))
         this.#current = path.join(this.#directory, name)
@@ -233,6 +240,12 @@ function listen(server: Server, shortPath: string): Promise<void> {
 function answerJson(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { 'content-type': 'application/json' })
   response.end(`${JSON.stringify(body)}\n`)
+}
+
+/** @returns undefined when there is no such file */
+async function identityOf(file: string): Promise<string | undefined> {
+  const found = await lstat(file, { bigint: true }).catch(() => undefined)
+  return found && `${found.dev}:${found.ino}`
 }
 
 function codeOf(error: unknown): unknown {

@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, rename, stat, symlink, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rename, stat, symlink, unlink, writeFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:net'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
@@ -197,6 +197,17 @@ describe('the admin socket', () => {
     await socket.stop()
     expect(await sockets(volume)).toEqual([])
     expect(volume.warnings).toEqual([])
+  })
+
+  it('stays when another process has it by now, since somebody had removed ours', async () => {
+    const volume = await makeVolume()
+    const [first, second] = [volume.starter(), volume.starter()]
+    await first.claim()
+    await unlink(join(volume.own, 'admin.sock'))
+    await second.claim()
+    await first.stop()
+    expect(await sockets(volume)).toEqual(['admin.sock'])
+    await expect(volume.starter().claim()).rejects.toThrow(VolumeInUseError)
   })
 
   it('is done without where there can be none, with a warning', async () => {
