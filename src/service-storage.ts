@@ -34,6 +34,7 @@ import { readTlsFiles } from './storage/redis-tls.ts'
 import { RepositoryIndex, type Link } from './storage/repository-index.ts'
 import { SpoolDirectory } from './storage/spool-directory.ts'
 import { StorageThread } from './storage/storage-thread.ts'
+import { VolumeWatch } from './storage/volume-watch.ts'
 import type { Metrics } from './telemetry/metrics.ts'
 
 interface Deps {
@@ -71,6 +72,8 @@ export async function openStorage(
   await spools.start()
   const index = await ContentIndex.open({ paths, writer, logger })
   const descriptors = await createDescriptorCache(configuration, { clock, logger })
+  const watch = new VolumeWatch({ paths })
+  await guard.attempt(() => watch.start())
   return {
     paths,
     writer,
@@ -80,8 +83,9 @@ export async function openStorage(
     spools,
     index,
     descriptors,
+    watch,
     async close(): Promise<void> {
-      await Promise.all([thread.close(), descriptors.close()])
+      await Promise.all([thread.close(), descriptors.close(), watch.close()])
       await index.close()
     },
   }

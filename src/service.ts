@@ -28,7 +28,7 @@ import { createHousekeeping, openStorage } from './service-storage.ts'
 import { createUpstreams } from './service-upstreams.ts'
 import { ensureOwnDirectory } from './storage/filesystem.ts'
 import { StoragePaths } from './storage/paths.ts'
-import { storageCheck } from './storage/storage-check.ts'
+import { storageCheck, volumeCheck } from './storage/storage-check.ts'
 import { AccessLog } from './telemetry/access-log.ts'
 import { fileCheck, httpCheck, tcpCheck } from './telemetry/health-checks.ts'
 import { Health } from './telemetry/health.ts'
@@ -115,11 +115,8 @@ async function startOn(
     paths,
     workerUrl: deps.storageWorkerUrl,
   })
-  await health.add({
-    ...STORAGE_CHECK_DEFAULT,
-    ...configuration.health.storageDriver,
-    ...storageCheck(storage),
-  })
+  const storageChecks = { ...STORAGE_CHECK_DEFAULT, ...configuration.health.storageDriver }
+  await health.add({ ...storageChecks, ...storageCheck(storage) })
 
   // The remote registries. Nothing is asked before the first client asks: they may be down.
   const viaName = `1.1 layover-${randomBytes(VIA_ID_BYTES).toString('hex')}`
@@ -188,6 +185,16 @@ async function startOn(
   const manifests = new ManifestCache({ ...core, tags })
   const blobs = new BlobCache({ ...core, descriptors, spools })
   const listings = new ListingCache({ clock, index, storage: guard })
+
+  // Nothing in memory may claim to be on a disk that is not there any more.
+  const onChange = async (): Promise<void> => {
+    membership.forgetLinks()
+    tags.forgetStored()
+    await guard.attempt(() => storage.index.noteChangedVolume())
+  }
+  const volume = volumeCheck({ logger, watch: storage.watch, onChange })
+  // What it finds does not pass by itself.
+  await health.add({ ...storageChecks, threshold: 1, ...volume })
 
   const administration = new Administration(
     {

@@ -135,7 +135,8 @@ export class Inventory {
   /** Whether a digest is surely not stored: no need to look. */
   isAbsent(digest: Digest): boolean {
     const { index } = this.#deps
-    return this.#isComplete && index.isOpen && !this.#isNoted(digest) && !index.has(digest)
+    if (!this.#isComplete || !index.isOpen || index.mayLack) return false
+    return !this.#isNoted(digest) && !index.has(digest)
   }
 
   /** The bytes are on disk. @param allocatedBytes what the file takes; undefined: as many as its size needs */

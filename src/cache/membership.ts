@@ -160,6 +160,14 @@ export class Membership {
     this.#known.delete(keyOf(repository, digest, kind))
   }
 
+  /** The disk is not what it was: what is used next is looked for there, and written again. */
+  forgetLinks(): void {
+    // Setting one makes it the newest.
+    for (const [key, known] of [...this.#known.entries()].toReversed()) {
+      this.#known.set(key, { ...known, isLinked: false })
+    }
+  }
+
   /** By a manifest of the repository or by its upstream, if not by a link. */
   #isKnown(
     repository: Repository,

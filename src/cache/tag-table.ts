@@ -146,6 +146,14 @@ export class TagTable {
     }
   }
 
+  /** The disk is not what it was: each tag is asked about, and then written again. */
+  forgetStored(): void {
+    // Setting one makes it the newest. Without a ttl not even those are fresh that never move.
+    for (const [key, { digest }] of [...this.#tags.entries()].toReversed()) {
+      this.#tags.set(key, { digest, checkedAtMs: undefined, ttlMs: 0, isStored: false })
+    }
+  }
+
   /** The clock was set back: an old answer must not stay fresh until it catches up. */
   #isFromTheFuture({ checkedAtMs, ttlMs }: TagState): boolean {
     if (ttlMs === Number.POSITIVE_INFINITY) return false

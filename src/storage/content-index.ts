@@ -70,6 +70,7 @@ export class ContentIndex {
   #totals = NO_TOTALS
   #wasComplete = false
   #isComplete = false
+  #mayLack = false
   #fileBytes = 0
 
   private constructor(deps: IndexOpeningDeps) {
@@ -110,6 +111,22 @@ export class ContentIndex {
   /** Says for the next start that nothing is missing: the last thing before `close`, which writes it down. */
   markComplete(): void {
     this.#isComplete = true
+  }
+
+  /** Whether something may be on disk that came there without us. */
+  get mayLack(): boolean {
+    return this.#mayLack
+  }
+
+  /**
+   * Somebody has changed the volume under us: the next start has to look through what it finds, whatever `markComplete`
+   * says, and whatever another process has left there.
+   *
+   * @throws {StorageError}
+   */
+  async noteChangedVolume(): Promise<void> {
+    this.#mayLack = true
+    await this.#marks.takeComplete()
   }
 
   /** @throws {StorageError} */
@@ -254,7 +271,7 @@ export class ContentIndex {
   async close(): Promise<void> {
     if (!(await this.#handle?.close())) return
     await this.#marks.noteClosed()
-    if (!this.#isComplete) return
+    if (!this.#isComplete || this.#mayLack) return
     await this.#marks.noteComplete().catch((error: unknown) => {
       this.#deps.logger.error({ err: error }, 'the next start has to look through the volume')
     })

@@ -1,7 +1,7 @@
 // Every name on disk, and nothing else. Below `docker/` stands what registry:2 and registry:3 write and
 // read, so that a volume can be handed over in both directions; below `layover/` stands what is ours and
-// can be deleted at any time without losing anything but last-use times, half-finished downloads and, where the main
-// upstream is not Docker Hub, the links of upstreams with names of their own (see cache/host-ownership.ts).
+// can be deleted while no process runs, without losing anything but last-use times, half-finished downloads and, where the
+// main upstream is not Docker Hub, the links of upstreams with names of their own (see cache/host-ownership.ts).
 //
 //   <root>/
 //   ├── docker/registry/v2/

@@ -1,11 +1,13 @@
-// `health.storagedriver`: whether the disk takes bytes and gives them back.
+// `health.storagedriver`: whether the disk takes bytes and gives them back, and whether it is still the same one.
 
 import { randomUUID } from 'node:crypto'
 import { access, constants } from 'node:fs/promises'
 import path from 'node:path'
+import type { Logger } from 'pino'
 import { StorageError, ensureDirectory, isAbsent, readSmallFile, removeFile } from './filesystem.ts'
 import type { FileWriter } from './file-writer.ts'
 import type { StoragePaths } from './paths.ts'
+import type { VolumeWatch } from './volume-watch.ts'
 
 export interface StorageCheck {
   readonly name: string
@@ -37,6 +39,42 @@ export function storageCheck(deps: { paths: StoragePaths; writer: FileWriter }):
         // A write that was cut short may have left it.
         await removeFile(file)
       }
+    },
+  }
+}
+
+/**
+ * Says it in the log when the volume is changed under this process, once; the check fails until the volume is back.
+ *
+ * @param deps.onChange called each time that something was removed or replaced, the volume's coming back included
+ */
+export function volumeCheck(deps: {
+  logger: Logger
+  watch: Pick<VolumeWatch, 'look'>
+  onChange: () => Promise<void>
+}): StorageCheck {
+  const { logger, onChange, watch } = deps
+  let wasForeign = false
+  return {
+    name: 'storagedriver_volume',
+    isAdvisory: true,
+    async run() {
+      const { foreign, hasChanged } = await watch.look()
+      const isForeign = foreign !== undefined
+      const message = `${foreign} is not what it was when this process started: it was removed, or another volume is in its place`
+      if (isForeign && !wasForeign) {
+        logger.error(
+          `${message}; clients are served, and what they ask for is stored there, but restart the cache: until then ` +
+            'it does not know what else is there, and nothing keeps a second process from it',
+        )
+      } else if (!isForeign && wasForeign) {
+        logger.info('the volume is the one again that this process started with')
+      } else if (hasChanged && !isForeign) {
+        logger.warn('stored content was removed or replaced by somebody else; it is fetched again')
+      }
+      wasForeign = isForeign
+      if (hasChanged) await onChange()
+      if (isForeign) throw new Error(`${message}; restart the cache`)
     },
   }
 }

@@ -191,7 +191,7 @@ describe('refused credentials', () => {
       const ready = await rawGet(`${url}/readyz?verbose`)
       expect(ready.status).toBe(200)
       expect(ready.body.toString()).toMatch(
-        /^storagedriver_filesystem: ok\nupstream 127\.0\.0\.1:\d+: credentials refused since 2.*; tried again in \d+ s, or when they change\nok\n$/,
+        /^storagedriver_filesystem: ok\nstoragedriver_volume: ok\nupstream 127\.0\.0\.1:\d+: credentials refused since 2.*; tried again in \d+ s, or when they change\nok\n$/,
       )
       expect((await rawGet(`${url}/readyz`)).body.toString()).toBe('ok\n')
     }

@@ -1,0 +1,115 @@
+// Whether the volume is still the one that this process knows: somebody may remove what is on it, or mount another one
+// in its place, while it runs. What memory knows of the disk is not true any more then.
+//
+// A directory is told from another one by its number, and numbers are given away again. So each is held open; that also
+// keeps its number where file systems make them up (FUSE). A socket is held by whoever listens.
+
+import { constants } from 'node:fs'
+import { open, stat, type FileHandle } from 'node:fs/promises'
+import path from 'node:path'
+import { StorageError, isAbsent } from './filesystem.ts'
+import type { StoragePaths } from './paths.ts'
+
+interface Held {
+  readonly identity: string
+  readonly handle: FileHandle
+}
+
+export interface VolumeState {
+  /** Whether anything has been removed or replaced since the last look. */
+  readonly hasChanged: boolean
+  /** Of ours, the first that is not what it was at the start: gone, or another one. */
+  readonly foreign: string | undefined
+}
+
+export class VolumeWatch {
+  readonly #paths: StoragePaths
+  /** At the start, by path. */
+  readonly #own = new Map<string, string>()
+  /** What `#own` was at the last look. */
+  #ownSeen = ''
+  #ownHeld: Held | undefined
+  /** What memory knows of, as it was at the last look. */
+  readonly #content = new Map<string, Held>()
+  #isClosed = false
+
+  /** @param deps.paths where this process listens at the admin socket already, if it can */
+  constructor(deps: { paths: StoragePaths }) {
+    this.#paths = deps.paths
+  }
+
+  /** Takes what there is now for what there should be. @throws {StorageError} it cannot be looked at */
+  async start(): Promise<void> {
+    const { adminSocket } = this.#paths
+    const directory = path.dirname(adminSocket)
+    this.#ownHeld = await hold(directory)
+    if (this.#ownHeld) this.#own.set(directory, this.#ownHeld.identity)
+    const socket = await identityOf(adminSocket)
+    if (socket !== undefined) this.#own.set(adminSocket, socket)
+    this.#ownSeen = [...this.#own.values()].join()
+    await this.look()
+  }
+
+  /** To be called one after the other. @throws {StorageError} it cannot be looked at */
+  async look(): Promise<VolumeState> {
+    let foreign: string | undefined
+    const seen: (string | undefined)[] = []
+    for (const [file, expected] of this.#own) {
+      const identity = await identityOf(file)
+      if (identity !== expected) foreign ??= file
+      seen.push(identity)
+    }
+    let hasChanged = seen.join() !== this.#ownSeen
+    this.#ownSeen = seen.join()
+    for (const directory of [this.#paths.blobs, this.#paths.repositories]) {
+      if (await this.#lookAtContent(directory)) hasChanged = true
+    }
+    return { hasChanged, foreign }
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    const held = [this.#ownHeld, ...this.#content.values()]
+    this.#content.clear()
+    this.#ownHeld = undefined
+    for (const each of held) await each?.handle.close()
+  }
+
+  /** @returns whether it is gone, or another one. One that was not there before is no change: nobody knew of anything in it */
+  async #lookAtContent(directory: string): Promise<boolean> {
+    const known = this.#content.get(directory)
+    if (known && (await identityOf(directory)) === known.identity) return false
+    this.#content.delete(directory)
+    await known?.handle.close()
+    const held = await hold(directory)
+    // A look may be under way when it is closed.
+    if (this.#isClosed) await held?.handle.close()
+    else if (held) this.#content.set(directory, held)
+    return known !== undefined
+  }
+}
+
+/** @returns undefined when it is not there */
+async function hold(directory: string): Promise<Held | undefined> {
+  let handle: FileHandle | undefined
+  try {
+    handle = await open(directory, constants.O_RDONLY | constants.O_DIRECTORY)
+    const { dev, ino } = await handle.stat({ bigint: true })
+    return { handle, identity: `${dev}:${ino}` }
+  } catch (error) {
+    await handle?.close()
+    if (isAbsent(error)) return undefined
+    throw new StorageError('look at', directory, error)
+  }
+}
+
+/** @returns undefined when it is not there */
+async function identityOf(file: string): Promise<string | undefined> {
+  try {
+    const { dev, ino } = await stat(file, { bigint: true })
+    return `${dev}:${ino}`
+  } catch (error) {
+    if (isAbsent(error)) return undefined
+    throw new StorageError('look at', file, error)
+  }
+}
