@@ -64,9 +64,12 @@ export class VolumeWatch {
     for (const directory of [this.#paths.blobs, this.#paths.repositories]) {
       if (await this.#lookAtContent(directory)) hasChanged = true
     }
+    // What goes then is what we take away ourselves.
+    if (this.#isClosed) return { hasChanged: false, foreign: undefined }
     return { hasChanged, foreign }
   }
 
+  /** A look that is under way finds nothing. */
   async close(): Promise<void> {
     this.#isClosed = true
     const held = [this.#ownHeld, ...this.#content.values()]

@@ -94,6 +94,17 @@ describe('the watch of the volume', () => {
     expect(await watch.look()).toEqual({ hasChanged: true, foreign: paths.adminSocket })
   })
 
+  it('takes nothing for a change that goes after it was closed', async () => {
+    const { own, paths, watch } = await startWatch()
+    await mkdir(paths.blobs, { recursive: true })
+    await watch.look()
+    const looking = watch.look()
+    await watch.close()
+    await rm(own, { recursive: true })
+    await looking
+    expect(await watch.look()).toEqual(SAME)
+  })
+
   it('does without a socket where there is none', async () => {
     const { paths } = await startWatch()
     await unlink(paths.adminSocket)
