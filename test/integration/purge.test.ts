@@ -413,11 +413,10 @@ describe('under load', () => {
       buildImage({ seed, layers: [200_000, 70_000, 500] }),
     )
     for (const [tag, image] of images.entries()) upstream.addImage(NAME, `${tag}`, image)
-    const load = { isOver: false }
-    let purged = 0
+    const load = { isOver: false, purged: 0 }
     const pulls = images.map(async (image, tag) => {
       // What is in use when a purge looks at it stays: how often that is depends on the machine.
-      for (let round = 0; round < 10 || purged === 0; round++) {
+      for (let round = 0; round < 10 || load.purged === 0; round++) {
         const manifest = await layover.get(`/v2/${NAME}/manifests/${tag}`)
         expect(manifest.body.equals(image.manifest.bytes)).toBe(true)
         for (const { bytes, digest } of [image.config, ...image.layers]) {
@@ -429,7 +428,7 @@ describe('under load', () => {
     const purges = (async () => {
       while (!load.isOver) {
         for (const request of [{ repository: NAME }, { image: `${NAME}:1` }, { unusedFor: '0s' }]) {
-          purged += (await purge(root, request)).summary.removed
+          load.purged += (await purge(root, request)).summary.removed
         }
       }
     })()
