@@ -17,6 +17,7 @@ import { BlobFills, type Asked } from './blob-fills.ts'
 import type { ContentMemory, HotContent } from './content-memory.ts'
 import { untilDeadline } from './deadline.ts'
 import type { DiskBudget } from './disk-budget.ts'
+import { DiskPace } from './disk-pace.ts'
 import { clientError } from './failure.ts'
 import { InFlight } from './in-flight.ts'
 import type { Inventory } from './inventory.ts'
@@ -54,6 +55,7 @@ export class BlobCache {
     })
     this.#fills = new BlobFills({
       ...deps,
+      pace: new DiskPace(deps),
       ask: (asked) => this.#ask(asked),
       findAgain: (asked) => this.#find(asked),
       onStored: (digest, spool) => this.#noteStored(digest, spool),

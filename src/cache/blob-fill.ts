@@ -18,6 +18,7 @@ import { drop } from '../upstream/response-body.ts'
 import { UpstreamError } from '../upstream/upstream-error.ts'
 import { BlobSenders } from './blob-senders.ts'
 import type { DiskBudget } from './disk-budget.ts'
+import type { DiskPace } from './disk-pace.ts'
 import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
 import { FillRoom } from './fill-room.ts'
 import type { UpstreamBlob } from '../upstream/remote-registry.ts'
@@ -36,6 +37,7 @@ export interface BlobFillDeps {
   readonly metrics: Metrics
   readonly blobs: BlobStore
   readonly budget: DiskBudget
+  readonly pace: DiskPace
   readonly spools: SpoolDirectory
   readonly storage: StorageGuard
 }
@@ -174,6 +176,8 @@ export class BlobFill {
 
   /** @returns all bytes, verified */
   async #download(): Promise<Spool> {
+    const { expectedSizeBytes, keeper } = this.#options
+    if (keeper) await this.#deps.pace.keep(expectedSizeBytes, this.#stop.signal)
     const first = await this.#firstAnswer()
     const spool = await this.#openSpool(first).catch((error: unknown) => {
       drop(first.body)
@@ -239,8 +243,11 @@ export class BlobFill {
       await this.#discardPart()
       throw new UpstreamError('bad-response', `${sentBy} sent an impossible range`)
     }
-    const { spools, storage } = this.#deps
-    const isKept = (await this.#room?.reserve(sizeBytes, startOffset, this.#stop.signal)) === true
+    const { pace, spools, storage } = this.#deps
+    const isKept =
+      this.#room !== undefined &&
+      pace.takes(sizeBytes) &&
+      (await this.#room.reserve(sizeBytes, startOffset, this.#stop.signal))
     // Then others may have the room of the part.
     if (!isKept && this.#options.keeper) spools.unclaim(this.digest)
     const options = { sender: this.#sender, sizeBytes, resumedBytes: startOffset, isKept }

@@ -24,7 +24,7 @@ import {
 } from './filesystem.ts'
 import { allocatedBytes } from './disk-space.ts'
 import type { DigestRun, Digester } from './digester.ts'
-import type { FileWriter } from './file-writer.ts'
+import type { FileWriter, WriteOptions } from './file-writer.ts'
 import type { FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
@@ -164,6 +164,16 @@ export class BlobStore {
     return count(this.#held, digest)
   }
 
+  /** Of blobs that are put patiently: what those that are not stored yet take in memory. */
+  get patientBytes(): number {
+    return this.#writer.patientBytes
+  }
+
+  /** Resolves when none of them has to wait for its turn. Never rejects. */
+  caughtUp(): Promise<void> {
+    return this.#writer.caughtUp()
+  }
+
   /** @returns undefined when the blob is not stored */
   open(digest: Digest): Promise<BlobFile | undefined> {
     const file = this.#paths.blobData(digest)
@@ -223,6 +233,7 @@ export class BlobStore {
    *
    * @param verifiedBytes at most SMALL_BLOB_MAX_BYTES, or a manifest
    * @param links written after the bytes: never a link to nothing
+   * @param options of both
    * @returns whether the links are written; the bytes are in any case
    * @throws {StorageError} nothing is stored then
    */
@@ -230,11 +241,12 @@ export class BlobStore {
     digest: Digest,
     verifiedBytes: Uint8Array,
     links: readonly FileContent[] = [],
+    options: WriteOptions = {},
   ): Promise<boolean> {
     const data = { file: this.#paths.blobData(digest), bytes: verifiedBytes }
     return this.#arrive(digest, async () => {
-      if (await this.#writeLinks([data, ...links])) return true
-      await this.#writer.writeAll([data])
+      if (await this.#writeLinks([data, ...links], options)) return true
+      await this.#writer.writeAll([data], options)
       return false
     })
   }
@@ -273,9 +285,9 @@ export class BlobStore {
   }
 
   /** @returns false when the disk refused; whoever uses the blob next tries again */
-  async #writeLinks(links: readonly FileContent[]): Promise<boolean> {
+  async #writeLinks(links: readonly FileContent[], options?: WriteOptions): Promise<boolean> {
     try {
-      await this.#writer.writeAll(links)
+      await this.#writer.writeAll(links, options)
       return true
     } catch (error) {
       if (error instanceof StorageError) return false

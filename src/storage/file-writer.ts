@@ -4,6 +4,11 @@ import { StorageError, type FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 import type { StorageThread } from './storage-thread.ts'
 
+export interface WriteOptions {
+  /** Whether all others may go before it: nobody's next step depends on it. */
+  readonly isPatient?: boolean
+}
+
 export class FileWriter {
   readonly #thread: StorageThread
   readonly #temporaryDirectory: string
@@ -23,18 +28,33 @@ export class FileWriter {
     return this.writeAll([{ file, bytes }])
   }
 
+  /** Of patient writes: what those that are not done take in memory. */
+  get patientBytes(): number {
+    return this.#thread.patientBytes
+  }
+
+  /** Resolves when no patient write has to wait for its turn. Never rejects. */
+  caughtUp(): Promise<void> {
+    return this.#thread.caughtUp()
+  }
+
   /**
    * Replaces several, one after the other, in one go.
    *
    * @throws {StorageError} for the first that could not be written; none after it is
    */
-  async writeAll(files: readonly FileContent[]): Promise<void> {
+  async writeAll(
+    files: readonly FileContent[],
+    { isPatient = false }: WriteOptions = {},
+  ): Promise<void> {
     const [first] = files
     if (!first) return
     const id = this.#thread.nextId()
     const done = this.#thread.reply(id)
     const temporaryDirectory = this.#temporaryDirectory
-    this.#thread.send({ kind: 'write', id, files, temporaryDirectory })
+    const request = { kind: 'write', id, files, temporaryDirectory } as const
+    if (isPatient) this.#thread.sendPatiently(request)
+    else this.#thread.send(request)
     try {
       await done
     } catch (error) {

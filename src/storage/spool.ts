@@ -183,7 +183,9 @@ export class Spool {
   async commit(store: BlobStore, links: readonly FileContent[] = []): Promise<boolean> {
     const { file } = this.#options
     if (!this.#handle || file === undefined) {
-      const areLinked = await store.put(this.digest, this.wholeInMemory() ?? Buffer.alloc(0), links)
+      const bytes = this.wholeInMemory() ?? Buffer.alloc(0)
+      // Who wanted them has them: what others wait for goes first.
+      const areLinked = await store.put(this.digest, bytes, links, { isPatient: true })
       this.#committed = true
       return areLinked
     }

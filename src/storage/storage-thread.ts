@@ -5,9 +5,9 @@
 
 import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
-import type { FileContent } from './filesystem.ts'
 import type { DigestAlgorithm } from '../oci/digest.ts'
 import { systemCode } from './filesystem.ts'
+import { WriteQueue, type WriteRequest } from './write-queue.ts'
 
 export type DigestRequest =
   | {
@@ -25,15 +25,6 @@ export type DigestRequest =
       readonly takenId: number
     }
   | { readonly kind: 'finish' | 'abort'; readonly id: number }
-
-export interface WriteRequest {
-  readonly kind: 'write'
-  readonly id: number
-  /** Replaced one after the other. */
-  readonly files: readonly FileContent[]
-  /** On the same file system; made if it is not there. */
-  readonly temporaryDirectory: string
-}
 
 export type StorageRequest = DigestRequest | WriteRequest
 
@@ -80,6 +71,9 @@ export class StorageThread {
   readonly #waiters = new Map<number, Waiter>()
   #worker: Worker | undefined
   #outbox: StorageRequest[] = []
+  /** Behind all else. */
+  readonly #patient = new WriteQueue()
+  #isSending = false
   #isClosed = false
   #lastId = 0
 
@@ -93,16 +87,26 @@ export class StorageThread {
     return ++this.#lastId
   }
 
+  /** Of writes that were sent patiently: what those that are not done take in memory. */
+  get patientBytes(): number {
+    return this.#patient.bytes
+  }
+
+  /** Resolves when the thread has all that was sent patiently. Never rejects. */
+  caughtUp(): Promise<void> {
+    return this.#patient.caughtUp()
+  }
+
   /** Requests of one turn of the event loop go out together: waking a thread costs more than a small write. */
   send(request: StorageRequest): void {
-    if (this.#outbox.push(request) > 1) return
-    setImmediate(() => {
-      const requests = this.#outbox
-      this.#outbox = []
-      if (this.#isClosed) return
-      this.#worker ??= this.#start()
-      this.#worker.postMessage(requests)
-    })
+    this.#outbox.push(request)
+    this.#sendSoon()
+  }
+
+  /** Sends a write when the thread has little to do: all else goes before it. */
+  sendPatiently(request: WriteRequest): void {
+    this.#patient.push(request)
+    this.#sendSoon()
   }
 
   /**
@@ -130,15 +134,33 @@ export class StorageThread {
   }
 
   /**
-   * What the thread was sent before is done first: a file that is half replaced would leave its temporary one.
+   * What was sent before is done first: a file that is half replaced would leave its temporary one.
    * Who waits is told when the thread touches the disk no more.
    */
   async close(): Promise<void> {
     const worker = this.#worker
     this.#isClosed = true
+    if (worker) this.#post(worker, Infinity)
     this.#worker = undefined
     if (worker) await end(worker)
     this.#fail(new StorageThreadError('the storage thread is closed'))
+  }
+
+  #sendSoon(): void {
+    if (this.#isSending) return
+    this.#isSending = true
+    setImmediate(() => {
+      this.#isSending = false
+      if (!this.#isClosed) this.#post((this.#worker ??= this.#start()))
+    })
+  }
+
+  /** @param patientMax how many patient writes the thread may have before it then */
+  #post(worker: Worker, patientMax?: number): void {
+    const requests = this.#outbox
+    this.#outbox = []
+    if (requests.length > 0) worker.postMessage(requests)
+    for (const writes of this.#patient.take(patientMax)) worker.postMessage(writes)
   }
 
   #start(): Worker {
@@ -150,6 +172,7 @@ export class StorageThread {
     if (this.#waiters.size === 0) worker.unref()
     worker.on('message', (replies: readonly StorageReply[]) => {
       for (const reply of replies) this.#settle(reply)
+      if (!this.#isClosed) this.#post(worker)
     })
     worker.on('error', (error: Error) => {
       // The next request starts another thread; what this one had begun cannot be finished.
@@ -160,6 +183,7 @@ export class StorageThread {
   }
 
   #settle(reply: StorageReply): void {
+    this.#patient.settle(reply.id)
     const waiter = this.#take(reply.id)
     if ('error' in reply) waiter?.reject(new StorageThreadError(reply.error, reply.code))
     else waiter?.resolve(reply.hex)
@@ -175,6 +199,7 @@ export class StorageThread {
   #fail(error: Error): void {
     for (const waiter of this.#waiters.values()) waiter.reject(error)
     this.#waiters.clear()
+    this.#patient.clear()
   }
 }
 

@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto'
 import { closeSync, openSync, renameSync, rmSync, writeSync } from 'node:fs'
 import path from 'node:path'
 import { MOVE_TRIES_MAX, isAbsent, makeDirectorySync } from './filesystem.ts'
-import type { WriteRequest } from './storage-thread.ts'
+import type { WriteRequest } from './write-queue.ts'
 
 /** @throws the system's error; the old file, if any, is still there, and none after it was replaced */
 export function writeFiles({ files, temporaryDirectory }: WriteRequest): void {

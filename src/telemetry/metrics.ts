@@ -120,7 +120,7 @@ export class Metrics {
     help: 'Bytes on disk that were freed by what an operator had removed',
   })
   readonly notKept = this.#counter('layover_not_kept_total', {
-    help: 'Blobs and manifests that were served but not kept, since there was no room for them',
+    help: 'Blobs and manifests that were served but not kept: there was no room, or the disk was too slow',
     labels: ['type'],
   })
   readonly storageUsed = this.#gauge('layover_storage_used_bytes', {

@@ -1,5 +1,5 @@
 import { readdir, readFile } from 'node:fs/promises'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { digestOf } from '../../../src/oci/digest.ts'
 import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
 import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
@@ -163,6 +163,17 @@ describe('a small blob', () => {
     expectSame(await reading, bytes)
     expect(await readdir(paths.spool)).toEqual([])
     expectSame(await store.readWhole(spool.digest, bytes.length), bytes)
+  })
+
+  it('lets all that somebody waits for be written first', async () => {
+    const bytes = bytesOf(100, 'small')
+    const { spool, store } = await openSpool({ bytes })
+    await feed(spool, bytes)
+    await spool.finish()
+    const put = vi.spyOn(store, 'put')
+    await spool.commit(store)
+    expect(put).toHaveBeenCalledWith(spool.digest, expect.anything(), [], { isPatient: true })
+    await spool.release()
   })
 
   it('may be empty', async () => {
