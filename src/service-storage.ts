@@ -29,7 +29,6 @@ import { OwnBytes, diskSpace, fileCosts, type DiskSpace } from './storage/disk-s
 import { FileWriter } from './storage/file-writer.ts'
 import type { StoragePaths } from './storage/paths.ts'
 import { Quarantine } from './storage/quarantine.ts'
-import { RedisDescriptorCache } from './storage/redis-descriptor-cache.ts'
 import { readTlsFiles } from './storage/redis-tls.ts'
 import { RepositoryIndex, type Link } from './storage/repository-index.ts'
 import { SpoolDirectory } from './storage/spool-directory.ts'
@@ -169,5 +168,7 @@ async function createDescriptorCache(
   const { descriptorCache } = storage
   if (descriptorCache.kind === 'inmemory') return new InMemoryDescriptorCache(descriptorCache)
   if (descriptorCache.kind === 'none' || !redis) return noDescriptorCache
+  // Not at the top: the client for Redis takes 5 MB of memory, also where there is none.
+  const { RedisDescriptorCache } = await import('./storage/redis-descriptor-cache.ts')
   return new RedisDescriptorCache(deps, { ...redis, tls: await readTlsFiles(redis.tls) })
 }
