@@ -10,7 +10,7 @@ import { openRaw, rawGet, type RawExchange } from '../support/http-client.ts'
 import { blobOf, type TestBlob } from '../support/images.ts'
 import { RawConnection } from '../support/raw-connection.ts'
 import { waitFor } from '../support/wait-for.ts'
-import { PROGRAM_PATH } from './support/cache.ts'
+import { PROGRAM_PATH, START_FLAGS } from './support/cache.ts'
 import { freePort } from './support/loopback-server.ts'
 import { Daemon } from './support/processes.ts'
 import { openWorkspace } from './support/workspace.ts'
@@ -65,7 +65,7 @@ class Program {
     const daemon = await Daemon.start(workspace, {
       name,
       command: process.execPath,
-      args: ['--max-semi-space-size=4', PROGRAM_PATH, 'serve', config],
+      args: [...START_FLAGS, PROGRAM_PATH, 'serve', config],
       isReady: async () => (await rawGet(`${url}/v2/`)).status === 200,
     })
     return new Program(url, daemon)

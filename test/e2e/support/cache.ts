@@ -12,6 +12,13 @@ import type { Workspace } from './workspace.ts'
 
 export const PROGRAM_PATH = join(import.meta.dirname, '../../../dist/main.js')
 
+/** As `npm start` has them. */
+export const START_FLAGS = [
+  '--max-semi-space-size=4',
+  '--heap-growing-percent=30',
+  '--v8-pool-size=2',
+]
+
 export const IS_COMPARISON = process.env['E2E_SUBJECT'] === 'registry'
 
 /** What can stand at the cache's address, with the same file and volume. */
@@ -176,6 +183,6 @@ function startDaemon(
         ...common,
         name: `cache at ${address}`,
         command: process.execPath,
-        args: ['--max-semi-space-size=4', PROGRAM_PATH, 'serve', config],
+        args: [...START_FLAGS, PROGRAM_PATH, 'serve', config],
       })
 }
