@@ -9,7 +9,7 @@ import type { FileContent } from './filesystem.ts'
 const SENT_MAX = 16
 /** In one message: all of them are replied to when the last one is done. */
 const TOGETHER_MAX = 8
-/** What a write takes in memory beside its bytes: itself, and the download that waits for it. */
+/** What a write keeps in memory beside its bytes: itself, and the download that waits for it (8 to 16 KB measured). */
 const WAITING_WRITE_BYTES = 8 * 1024
 
 export interface WriteRequest {
