@@ -1,8 +1,6 @@
 // Bytes by digest, in registry:2's layout. A path under `blobs/` exists only if its bytes hash to its name:
 // what comes in was verified by whoever brings it, and arrives by rename, after the disk has it.
 
-import { close, fstat, open, read, type Stats } from 'node:fs'
-import { stat } from 'node:fs/promises'
 import path from 'node:path'
 import {
   DIGEST_ALGORITHMS,
@@ -13,7 +11,7 @@ import {
   type Digest,
   type DigestAlgorithm,
 } from '../oci/digest.ts'
-import type { ByteSource } from './byte-source.ts'
+import { openBlobFile, statBlobFile, type BlobFile, type BlobInfo } from './blob-file.ts'
 import {
   StorageError,
   isAbsent,
@@ -21,25 +19,14 @@ import {
   moveInto,
   pruneEmptyDirectories,
   removeFile,
+  type FileContent,
 } from './filesystem.ts'
-import { allocatedBytes } from './disk-space.ts'
 import type { DigestRun, Digester } from './digester.ts'
 import type { FileWriter, WriteOptions } from './file-writer.ts'
-import type { FileContent } from './filesystem.ts'
 import type { StoragePaths } from './paths.ts'
 
 /** Up to this size a blob is kept in memory while it is used, and verified each time it is read from disk. */
 export const SMALL_BLOB_MAX_BYTES = 64 * 1024
-
-export interface BlobInfo {
-  readonly sizeBytes: number
-  readonly storedAtMs: number
-  /** What it takes on disk. */
-  readonly allocatedBytes: number
-  /** With the size and the times: which file it is. One that is replaced or written to is another one. */
-  readonly inode: number
-  readonly changedAtMs: number
-}
 
 /** What shares a directory. */
 export interface Shard {
@@ -50,80 +37,6 @@ export interface Shard {
 }
 
 const SHARDS = 256
-
-/** An open blob. Whoever holds it closes it; removing the blob meanwhile does not disturb the reader. */
-export class BlobFile implements ByteSource, BlobInfo {
-  readonly sizeBytes: number
-  readonly storedAtMs: number
-  readonly allocatedBytes: number
-  readonly inode: number
-  readonly changedAtMs: number
-  readonly #fd: number
-  readonly #path: string
-  readonly #letGo: () => void
-  #readsRunning = 0
-  #closed = false
-
-  /** @param letGo called when it is closed */
-  constructor(fd: number, file: string, stats: Stats, letGo: () => void) {
-    this.#fd = fd
-    this.#path = file
-    this.#letGo = letGo
-    const info = infoOf(stats)
-    this.sizeBytes = info.sizeBytes
-    this.storedAtMs = info.storedAtMs
-    this.allocatedBytes = info.allocatedBytes
-    this.inode = info.inode
-    this.changedAtMs = info.changedAtMs
-  }
-
-  read(position: number, scratch: Buffer): Promise<Buffer> {
-    return new Promise((resolve, reject) => {
-      if (this.#closed) {
-        reject(new StorageError('read', this.#path, new Error('already closed')))
-        return
-      }
-      this.#readsRunning++
-      read(this.#fd, scratch, 0, scratch.length, position, (error, count) => {
-        this.#readsRunning--
-        if (this.#closed) this.#release()
-        if (error) reject(new StorageError('read', this.#path, error))
-        else if (count === 0) {
-          // It was longer when it was opened: somebody truncates files under us.
-          reject(new StorageError('read', this.#path, new Error(`ends at byte ${position}`)))
-        } else resolve(scratch.subarray(0, count))
-      })
-    })
-  }
-
-  close(): void {
-    if (this.#closed) return
-    this.#closed = true
-    this.#letGo()
-    this.#release()
-  }
-
-  /** The descriptor's number may be given to another file the moment it is closed: no read may be left. */
-  #release(): void {
-    if (this.#readsRunning === 0) close(this.#fd, ignoreFailure)
-  }
-}
-
-function infoOf(stats: Stats): BlobInfo {
-  const { ctimeMs, ino, mtimeMs, size } = stats
-  return {
-    sizeBytes: size,
-    storedAtMs: mtimeMs,
-    allocatedBytes: allocatedBytes(stats),
-    inode: ino,
-    changedAtMs: ctimeMs,
-  }
-}
-
-/** What was only read has nothing to lose; without a callback Node would end the process. */
-function ignoreFailure(): void {
-  // Some network file systems report their troubles here.
-}
 
 /** @returns takes one off again */
 function count(counts: Map<Digest, number>, digest: Digest): () => void {
@@ -176,33 +89,12 @@ export class BlobStore {
 
   /** @returns undefined when the blob is not stored */
   open(digest: Digest): Promise<BlobFile | undefined> {
-    const file = this.#paths.blobData(digest)
-    return new Promise((resolve, reject) => {
-      open(file, 'r', (openError, fd) => {
-        if (openError) {
-          if (isAbsent(openError)) resolve(undefined)
-          else reject(new StorageError('open', file, openError))
-          return
-        }
-        fstat(fd, (statError, stats) => {
-          if (statError) {
-            close(fd, ignoreFailure)
-            reject(new StorageError('stat', file, statError))
-          } else resolve(new BlobFile(fd, file, stats, this.hold(digest)))
-        })
-      })
-    })
+    return openBlobFile(this.#paths.blobData(digest), () => this.hold(digest))
   }
 
   /** @returns undefined when the blob is not stored */
-  async stat(digest: Digest): Promise<BlobInfo | undefined> {
-    const file = this.#paths.blobData(digest)
-    try {
-      return infoOf(await stat(file))
-    } catch (error) {
-      if (isAbsent(error)) return undefined
-      throw new StorageError('stat', file, error)
-    }
+  stat(digest: Digest): Promise<BlobInfo | undefined> {
+    return statBlobFile(this.#paths.blobData(digest))
   }
 
   /**

@@ -1,7 +1,7 @@
 // One answer's view of a stored blob: its bytes at its own pace, the last one not before they are verified, and
 // word to whom it concerns when the disk cannot read them.
 
-import type { BlobFile } from './blob-store.ts'
+import type { BlobFile } from './blob-file.ts'
 import type { ByteSource } from './byte-source.ts'
 import { StorageError } from './filesystem.ts'
 

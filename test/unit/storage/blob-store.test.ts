@@ -1,9 +1,11 @@
+import { execFileSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { mkdir, readdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { digestOf, hexOf, type Digest } from '../../../src/oci/digest.ts'
-import { BlobStore, type BlobFile } from '../../../src/storage/blob-store.ts'
+import type { BlobFile } from '../../../src/storage/blob-file.ts'
+import { BlobStore } from '../../../src/storage/blob-store.ts'
 import { StorageError } from '../../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { blobOf, type TestBlob } from '../../support/images.ts'
@@ -324,6 +326,16 @@ describe('what is not there', () => {
     await expect(store.readWhole(directory, MIB)).rejects.toMatchObject(error)
     await expect(store.remove(directory)).rejects.toBeInstanceOf(StorageError)
   })
+
+  it.skipIf(process.platform === 'win32')(
+    'is not a pipe, for whose bytes nobody waits',
+    async () => {
+      const { paths, store } = await makeStore()
+      const { digest } = blobOf(10, 'pipe')
+      await plant(paths, digest, async (file) => execFileSync('mkfifo', [file]))
+      await expect(store.open(digest)).rejects.toThrow(StorageError)
+    },
+  )
 
   it('is not what we may not read', async () => {
     const { paths, store } = await makeStore()

@@ -216,9 +216,11 @@ describe('an index of which much is mapped', () => {
   it('stays open after a write that failed, for which lmdb would wait for ever', async () => {
     const { handle, memory } = await openHandle(await makePaths(1))
     const before = memory.reopenings
-    const commitError = Promise.reject(new Error('full'))
-    const failed = Object.assign(new Error('Commit failed'), { commitError })
-    await expect(handle.commit(() => Promise.reject(failed))).rejects.toThrow(StorageError)
+    const fail = (): Promise<never> => {
+      const commitError = Promise.reject(new Error('full'))
+      return Promise.reject(Object.assign(new Error('Commit failed'), { commitError }))
+    }
+    await expect(handle.commit(fail)).rejects.toThrow(StorageError)
     await handle.letGo()
     expect(memory.reopenings).toBe(before)
   })
