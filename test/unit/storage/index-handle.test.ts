@@ -92,6 +92,12 @@ function lose(memory: MappedMemory): void {
   }
 }
 
+/** As lmdb does on a disk that is full. */
+function failToCommit(): Promise<never> {
+  const commitError = Promise.reject(new Error('full'))
+  return Promise.reject(Object.assign(new Error('Commit failed'), { commitError }))
+}
+
 function loggerTo(messages: string[]): Logger {
   const write = (line: string): void => {
     messages.push((JSON.parse(line) as { msg: string }).msg)
@@ -213,16 +219,15 @@ describe('an index of which much is mapped', () => {
     expect(handle.database?.meta.get('scrub')).toBe(before + 1)
   })
 
-  it('stays open after a write that failed, for which lmdb would wait for ever', async () => {
+  it('stays open after a write that failed, for which lmdb would wait for ever, up to one that succeeds', async () => {
     const { handle, memory } = await openHandle(await makePaths(1))
     const before = memory.reopenings
-    const fail = (): Promise<never> => {
-      const commitError = Promise.reject(new Error('full'))
-      return Promise.reject(Object.assign(new Error('Commit failed'), { commitError }))
-    }
-    await expect(handle.commit(fail)).rejects.toThrow(StorageError)
+    await expect(handle.commit(failToCommit)).rejects.toThrow(StorageError)
     await handle.letGo()
     expect(memory.reopenings).toBe(before)
+    await handle.commit(({ meta }) => meta.put('scrub', 1))
+    await handle.letGo()
+    expect(memory.reopenings).toBe(before + 1)
   })
 
   it('stays as it is when another file has its name', async () => {
