@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url'
 import { fetchAll } from './drivers.mjs'
 import { untilIdle } from './measure.mjs'
 import { freePort, run, startServer, stopServer, untilItAnswers } from './processes.mjs'
+import { START_ENVIRONMENT, START_FLAGS } from './start-command.mjs'
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const layoverMain = path.join(root, 'dist', 'main.js')
@@ -30,19 +31,8 @@ proxy:
   remoteurl: http://${upstream}
   tagttl: 1h
 `,
-  // As `npm start` and the Dockerfile do.
-  env: { MALLOC_ARENA_MAX: '2' },
-  command: (configFile) => [
-    process.execPath,
-    [
-      '--max-semi-space-size=4',
-      '--heap-growing-percent=30',
-      '--v8-pool-size=2',
-      layoverMain,
-      'serve',
-      configFile,
-    ],
-  ],
+  env: START_ENVIRONMENT,
+  command: (configFile) => [process.execPath, [...START_FLAGS, layoverMain, 'serve', configFile]],
 }
 
 const dockerRegistry = {

@@ -10,6 +10,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { freePort, startServer, stopServer } from '../processes.mjs'
+import { START_ENVIRONMENT, START_FLAGS } from '../start-command.mjs'
 import { measureIndex } from './in-process.mjs'
 
 const BLOBS_PER_IMAGE = 10
@@ -105,7 +106,10 @@ proxy: { remoteurl: 'http://127.0.0.1:9', ttl: 0 }
 `,
   )
   const startedMs = performance.now()
-  const server = startServer(process.execPath, [main, 'serve', config], { logFile: log })
+  const server = startServer(process.execPath, [...START_FLAGS, main, 'serve', config], {
+    logFile: log,
+    env: START_ENVIRONMENT,
+  })
   let [readyMs, slowestMs, ownBytes] = [undefined, 0, 0]
   try {
     for (;;) {

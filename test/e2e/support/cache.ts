@@ -6,18 +6,12 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import process from 'node:process'
 import { startFakeUpstream, type FakeUpstream } from '../../support/fake-upstream.ts'
+import { START_FLAGS } from '../../support/start-command.ts'
 import { freePort } from './loopback-server.ts'
 import { Daemon } from './processes.ts'
 import type { Workspace } from './workspace.ts'
 
 export const PROGRAM_PATH = join(import.meta.dirname, '../../../dist/main.js')
-
-/** As `npm start` has them. */
-export const START_FLAGS = [
-  '--max-semi-space-size=4',
-  '--heap-growing-percent=30',
-  '--v8-pool-size=2',
-]
 
 export const IS_COMPARISON = process.env['E2E_SUBJECT'] === 'registry'
 

@@ -1,0 +1,12 @@
+// How `npm start` starts the program, for what is measured. The same as test/support/start-command.ts, without types.
+
+import { readFileSync } from 'node:fs'
+
+const { scripts } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'))
+const words = scripts.start.split(' ')
+
+/** Of Node. */
+export const START_FLAGS = words.filter((word) => word.startsWith('--'))
+export const START_ENVIRONMENT = Object.fromEntries(
+  words.filter((word) => /^[A-Z_]+=/.test(word)).map((word) => word.split('=')),
+)
