@@ -179,13 +179,20 @@ export class VolumeScan {
     const blob = index.blob(digest)
     if (!blob) {
       // Served as a miss, and fetched again: nothing to put right.
-      this.#report.danglingLinks++
+      if (await this.#isDangling(link)) this.#report.danglingLinks++
       return
     }
     // A crash may have come between the manifest and what it names.
     const isKnown = blob.isManifest && index.namesOf(digest).length > 0
     if (kind === 'manifest' && !isKnown) await this.#readManifest(digest)
     if (!index.link(digest, repository)) this.#unused.push(link)
+  }
+
+  /** Not so: what has just come, and what has just gone, bytes and link. */
+  async #isDangling(link: Link): Promise<boolean> {
+    const { blobs, inventory, repositories } = this.#deps
+    if (inventory.hasNoteOf(link.digest) || (await blobs.stat(link.digest))) return false
+    return repositories.has(link)
   }
 
   /** When links were last used that the index knows nothing of. The parts of an image were when it was: it goes whole. */

@@ -169,7 +169,8 @@ export class IndexHandle {
     if (!isFlushed || this.#iterators > 0) return
     // If another file has its name by now, what is mapped is all that there is of this one.
     if (identityOf(this.#deps.file) !== this.#identity) return
-    await root.close()
+    // If it fails it is closed nevertheless, or as good as that.
+    await root.close().catch(() => undefined)
     this.#opened = undefined
     this.#openAgain()
   }

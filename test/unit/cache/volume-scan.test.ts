@@ -67,6 +67,19 @@ const summaryOf = (rig: VolumeRig): string =>
 const NOTHING_ODD = /in the volume$/
 
 describe('looking through a volume', () => {
+  it('does not tell of what comes meanwhile as missing', async () => {
+    const rig = await openVolume({})
+    const { repositories } = rig
+    const walk = repositories.repositories.bind(repositories)
+    // When the bytes have been looked at, and before the links are.
+    repositories.repositories = async function* comeAmidst() {
+      await putBlob(rig, blobOf(9000, 'new'))
+      yield* walk()
+    }
+    await rig.janitor.scanVolume()
+    expect(summaryOf(rig)).toMatch(NOTHING_ODD)
+  })
+
   it('comes to an end where a symbolic link leads back', async () => {
     const image = buildImage({ layers: [9000] })
     const rig = await takeOver(async (volume) => {
