@@ -24,7 +24,7 @@ import type { Retention } from './retention.ts'
 
 const BATCH_CHANGES = 500
 /** Of which the uses are assumed together; more, if one repository has more. */
-const LINKS_AT_ONCE = 1_000
+const LINKS_AT_ONCE = 300
 /** Blobs looked at side by side: a network file system answers each late. */
 const STATS_AT_ONCE = 16
 /** What is beyond stays for the ttl, or until the next crash: there is no crash in which so many downloads end at once. */

@@ -59,8 +59,8 @@ export interface ScrubPosition {
 }
 
 const NO_TOTALS: Totals = { blobs: 0, links: 0, tags: 0, directories: 0, allocatedBytes: 0 }
-/** Made between two turns of the event loop: about 10 ms. Using one image may take hundreds. */
-const CHUNK_WRITES = 1_000
+/** Made between two turns of the event loop: about 5 ms. Using one image may take hundreds. */
+const CHUNK_WRITES = 500
 
 export class ContentIndex {
   readonly #deps: IndexOpeningDeps
