@@ -11,7 +11,7 @@ import { leaveOnAbort } from './call-budget.ts'
 import { CredentialsError, type Credentials, type Login } from './login.ts'
 import { LoginWithdrawn, type LoginLease, type SentLease } from './login-lease.ts'
 import type { LoginMemory, Refusal } from './login-memory.ts'
-import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW } from './login-window.ts'
+import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW, type Ticket } from './login-window.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** Doubled with each refusal: five in the first quarter of an hour. Docker Hub locks for ten minutes. */
@@ -90,14 +90,14 @@ export class LoginGuard {
    * @throws the reason of `signal`
    */
   async acquireInTurn(host: string, signal: AbortSignal): Promise<LoginLease | undefined> {
-    await this.#questions.enter(signal)
+    const ticket = await this.#questions.enter(signal)
     let lease: LoginLease | undefined
     try {
       lease = await this.#acquire(host, signal, Infinity)
     } finally {
-      if (!lease) this.#questions.leave()
+      if (!lease) this.#questions.leave(ticket)
     }
-    return lease && this.#inTurn(lease)
+    return lease && this.#inTurn(lease, ticket)
   }
 
   /** As `acquireInTurn`, for a request that carries the login itself: it waits for its turn at its passage. */
@@ -233,7 +233,7 @@ export class LoginGuard {
     return isGood
   }
 
-  #inTurn(lease: LoginLease): LoginLease {
+  #inTurn(lease: LoginLease, ticket: Ticket): LoginLease {
     return {
       ...lease,
       accepted: () => {
@@ -242,7 +242,7 @@ export class LoginGuard {
       },
       release: () => {
         lease.release()
-        this.#questions.leave()
+        this.#questions.leave(ticket)
       },
     }
   }
@@ -251,7 +251,7 @@ export class LoginGuard {
     const { isUsable, wasAccepted } = lease
     const window = this.#requests
     let endHold = nothing
-    let ticket = 0
+    let ticket: Ticket | undefined
     return {
       ...lease,
       passage: {
@@ -261,17 +261,17 @@ export class LoginGuard {
           if (!wasAccepted) return
           ticket = await window.enter(signal)
           if (isUsable()) return
-          window.leave()
+          window.leave(ticket)
           throw new LoginWithdrawn()
         },
-        mayGo: () => isUsable() && (!wasAccepted || window.isOpenTo(ticket)),
+        mayGo: () => isUsable() && (!ticket || window.isOpenTo(ticket)),
         leave: (status) => {
           if (status === 401 && isUsable()) {
             // Before it leaves: the next one must not go in its place.
             endHold = window.hold()
             lease.suspect()
           }
-          if (wasAccepted) window.leave()
+          if (ticket) window.leave(ticket)
         },
       },
       isGood: (ask) =>

@@ -1,7 +1,7 @@
 // How many requests may carry one login at a time. What is under way when a password changes is refused, and
 // registries lock accounts after a few refusals. So: few at first, more with each that is accepted (it is right then,
-// and a hundred repositories should not wait in line), few again when nothing has been heard for a moment, and none
-// while it is found out whether a refusal was about the login.
+// and a hundred repositories should not wait in line), few again when nothing has been heard for a moment, more again
+// where answers are long in coming, and none while it is found out whether a refusal was about the login.
 
 import type { CancelTimer, Clock } from '../clock.ts'
 import { leaveOnAbort } from './call-budget.ts'
@@ -18,8 +18,18 @@ export interface LoginWindowOptions {
   readonly growth: number
   /** up to so many. */
   readonly sizeMax: number
-  /** When nobody has entered for so long, one may although there is no room: what hangs must not block the others. */
+  /**
+   * With each such time without a login that is accepted twice as many may go, and who entered so long ago counts no
+   * more: what hangs must not block the others.
+   */
   readonly patienceMs: number
+}
+
+/** One who has entered. */
+export interface Ticket {
+  readonly enteredAtMs: number
+  /** How often the window had been held by then. */
+  readonly times: number
 }
 
 /**
@@ -42,11 +52,16 @@ export class LoginWindow {
   readonly #clock: Clock
   readonly #options: LoginWindowOptions
   /** Who waits, in their order. */
-  readonly #waiting = new Set<() => void>()
+  readonly #waiting = new Set<(ticket: Ticket) => void>()
+  /** Who takes up room, the first one first. */
+  readonly #counted = new Set<Ticket>()
+  /** Also those who have been there for so long that they are not counted. */
+  #underWay = 0
+  /** While logins are accepted. */
   #size = SIZE_MIN
-  #running = 0
   #acceptedAtMs = Number.NEGATIVE_INFINITY
-  #enteredAtMs = Number.NEGATIVE_INFINITY
+  /** Since then there are some under way, and nothing has been heard. */
+  #unheardSinceMs = Number.NEGATIVE_INFINITY
   #holds = 0
   /** How often it began to be held. */
   #times = 0
@@ -61,45 +76,46 @@ export class LoginWindow {
   /**
    * Waits for room; `leave` must follow.
    *
-   * @returns a ticket for `isOpenTo`
    * @throws the reason of `signal`: then there is nothing to leave
    */
-  async enter(signal: AbortSignal): Promise<number> {
-    if (this.#hasRoom()) {
-      this.#count()
-      return this.#times
-    }
-    let admit = nothing
-    const turn = new Promise<void>((resolve) => (admit = resolve))
+  async enter(signal: AbortSignal): Promise<Ticket> {
+    if (this.#hasRoom()) return this.#count()
+    let admit: (ticket: Ticket) => void = nothing
+    let ticket: Ticket | undefined
+    const turn = new Promise<Ticket>((resolve) => {
+      admit = (given) => resolve((ticket = given))
+    })
     this.#waiting.add(admit)
     this.#admit()
     try {
-      await leaveOnAbort(turn, signal)
+      return await leaveOnAbort(turn, signal)
     } catch (error) {
-      // Let in at the moment it left.
-      if (this.#waiting.delete(admit)) this.#admit()
-      else this.leave()
+      // It may have been let in at the moment it left.
+      if (ticket) this.leave(ticket)
+      else if (this.#waiting.delete(admit)) this.#admit()
       throw error
     }
-    return this.#times
   }
 
   /** Whether one who has entered may still go. If not, and it leaves, it may enter anew. */
-  isOpenTo(ticket: number): boolean {
-    return this.#holds === 0 || (ticket === this.#times && !this.#isShut())
+  isOpenTo({ times }: Ticket): boolean {
+    return this.#holds === 0 || (times === this.#times && !this.#isShut())
   }
 
   /** The login was accepted: it is for one who has entered to say. Means nothing while a later refusal is looked into. */
   widen(): void {
     if (this.#holds > 0) return
     const { growth, sizeMax } = this.#options
-    this.#size = Math.min(this.#size + growth, sizeMax)
+    const before = this.#isWide() ? this.#size : SIZE_MIN
+    this.#size = Math.min(before + growth, sizeMax)
     this.#acceptedAtMs = this.#clock.monotonic()
+    this.#unheardSinceMs = this.#acceptedAtMs + PAUSE_MS
     this.#admit()
   }
 
-  leave(): void {
-    this.#running--
+  leave(ticket: Ticket): void {
+    this.#underWay--
+    this.#counted.delete(ticket)
     this.#admit()
   }
 
@@ -112,6 +128,7 @@ export class LoginWindow {
     if (this.#holds++ === 0) {
       this.#times++
       this.#heldUntilMs = this.#clock.monotonic() + HOLD_MAX_MS
+      this.#unheardSinceMs = this.#heldUntilMs
     }
     this.#acceptedAtMs = Number.NEGATIVE_INFINITY
     let isOver = false
@@ -140,34 +157,64 @@ export class LoginWindow {
     }
   }
 
-  #letIn(admit: () => void): void {
+  #letIn(admit: (ticket: Ticket) => void): void {
     this.#waiting.delete(admit)
-    this.#count()
-    admit()
+    admit(this.#count())
   }
 
-  #count(): void {
-    this.#running++
-    this.#enteredAtMs = this.#clock.monotonic()
+  #count(): Ticket {
+    const nowMs = this.#clock.monotonic()
+    if (this.#underWay++ === 0) this.#unheardSinceMs = Math.max(this.#unheardSinceMs, nowMs)
+    const ticket = { enteredAtMs: nowMs, times: this.#times }
+    this.#counted.add(ticket)
+    return ticket
   }
 
   #lookAgainLater(): void {
-    const overdueAtMs = this.#enteredAtMs + this.#options.patienceMs
-    const dueMs = this.#isShut() ? Math.max(overdueAtMs, this.#heldUntilMs) : overdueAtMs
+    const dueMs = this.#isShut() ? this.#heldUntilMs : this.#roomierAtMs()
     if (dueMs === Infinity) return
     const leftMs = dueMs - this.#clock.monotonic()
     this.#cancelTimer = this.#clock.setTimer(leftMs, () => this.#admit())
+  }
+
+  /** When there may be room although nobody has left. */
+  #roomierAtMs(): number {
+    const { patienceMs } = this.#options
+    const [first] = this.#counted
+    const firstOverdueAtMs = (first?.enteredAtMs ?? Infinity) + patienceMs
+    return Math.min(
+      firstOverdueAtMs,
+      this.#unheardSinceMs + (this.#timesOfPatience() + 1) * patienceMs,
+    )
   }
 
   #isShut(): boolean {
     return this.#holds > 0 && this.#clock.monotonic() < this.#heldUntilMs
   }
 
+  #isWide(): boolean {
+    return this.#clock.monotonic() - this.#acceptedAtMs < PAUSE_MS
+  }
+
+  #timesOfPatience(): number {
+    const unheardMs = this.#clock.monotonic() - this.#unheardSinceMs
+    return Math.max(0, Math.floor(unheardMs / this.#options.patienceMs))
+  }
+
   #hasRoom(): boolean {
     if (this.#isShut()) return false
+    if (this.#underWay === 0) return true
+    this.#forgetOverdue()
+    const size = this.#isWide() ? this.#size : SIZE_MIN * 2 ** this.#timesOfPatience()
+    return this.#counted.size < size
+  }
+
+  #forgetOverdue(): void {
     const nowMs = this.#clock.monotonic()
-    if (nowMs - this.#acceptedAtMs >= PAUSE_MS) this.#size = SIZE_MIN
-    return this.#running < this.#size || nowMs - this.#enteredAtMs >= this.#options.patienceMs
+    for (const ticket of this.#counted) {
+      if (nowMs - ticket.enteredAtMs < this.#options.patienceMs) return
+      this.#counted.delete(ticket)
+    }
   }
 }
 

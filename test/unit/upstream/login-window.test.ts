@@ -1,19 +1,25 @@
 import { describe, expect, it } from 'vitest'
-import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW } from '../../../src/upstream/login-window.ts'
+import {
+  LoginWindow,
+  REQUEST_WINDOW,
+  TOKEN_WINDOW,
+  type Ticket,
+} from '../../../src/upstream/login-window.ts'
 import { FakeClock } from '../../support/fake-clock.ts'
 import { nextTurn } from '../../support/wait-for.ts'
 
 function openWindow(options = TOKEN_WINDOW) {
   const clock = new FakeClock()
   const window = new LoginWindow(clock, options)
-  let inside = 0
+  const tickets: Ticket[] = []
   const enter = (signal = new AbortController().signal): Promise<void> =>
-    window.enter(signal).then(() => void inside++)
+    window.enter(signal).then((ticket) => void tickets.push(ticket))
+  /** The first who has entered. */
   const leave = (): void => {
-    inside--
-    window.leave()
+    const ticket = tickets.shift()
+    if (ticket) window.leave(ticket)
   }
-  return { clock, window, enter, leave, inside: () => inside }
+  return { clock, window, enter, leave, inside: () => tickets.length }
 }
 
 describe('the window', () => {
@@ -74,20 +80,43 @@ describe('the window of requests that carry the login themselves', () => {
     expect(inside()).toBe(100)
   })
 
-  it('lets one more in when nobody has entered for a second, and leaves no timer behind', async () => {
+  it('lets twice as many in with each second without an answer, and leaves no timer behind', async () => {
     const { clock, enter, inside } = openWindow(REQUEST_WINDOW)
-    for (let i = 0; i < 6; i++) void enter()
-    await clock.advance(999)
-    expect(inside()).toBe(4)
-    await clock.advance(1)
-    expect(inside()).toBe(5)
-    await clock.advance(1_000)
-    expect(inside()).toBe(6)
+    for (let i = 0; i < 100; i++) void enter()
+    const sizes: number[] = []
+    for (const afterMs of [0, 999, 1, 1_000, 1_000, 1_000]) {
+      await clock.advance(afterMs)
+      await nextTurn()
+      sizes.push(inside())
+    }
+    expect(sizes).toEqual([4, 4, 4 + 8, 12 + 16, 28 + 32, 100])
     expect(clock.pendingTimers).toBe(0)
+  })
+
+  it('does not count who has been under way for a second', async () => {
+    const { clock, enter, inside, window } = openWindow(REQUEST_WINDOW)
+    window.widen()
+    await clock.advance(900)
+    for (let i = 0; i < 60; i++) await enter()
+    await clock.advance(100)
+    for (let i = 0; i < 5; i++) void enter()
+    await clock.advance(899)
+    expect(inside()).toBe(60)
+    await clock.advance(1)
+    expect(inside()).toBe(60 + 4)
+    await clock.advance(100)
+    expect(inside()).toBe(60 + 5)
+  })
+
+  it('lets few in again when all have left who had no answer', async () => {
+    const { clock, enter, inside, leave } = openWindow(REQUEST_WINDOW)
+    for (let i = 0; i < 12; i++) void enter()
     await clock.advance(1_000)
-    // It has been a second already.
-    await enter()
-    expect(inside()).toBe(7)
+    for (let i = 0; i < 12; i++) leave()
+    expect(inside()).toBe(0)
+    for (let i = 0; i < 12; i++) void enter()
+    await nextTurn()
+    expect(inside()).toBe(4)
   })
 
   it('leaves no timer behind for one who left while it waited', async () => {

@@ -142,26 +142,26 @@ describe('a password that is right', () => {
     expect(kindsOf(await all)).toEqual({ pulled: 100 })
   })
 
-  it('goes with one more each second where the others have no answer', async () => {
-    const { clock, pull, sent, upstream } = await makeRig('right')
+  it('goes with twice as many each second where the others have no answer', async () => {
+    const { clock, pull, sent, upstream } = await makeRig('right', { connectionsMax: 100 })
     await pull('repository-0')
     await clock.advance(PAUSE_MS)
-    const hanging = NAMES.slice(0, 6)
+    const hanging = NAMES.slice(0, 60)
     for (const repository of hanging) upstream.fault({ repository }, 'hang')
     const outcomes = Promise.allSettled(hanging.map(pull))
-    const others = Promise.all(NAMES.slice(6).map(pull))
+    const others = Promise.all(NAMES.slice(60).map(pull))
     await waitFor('four to go', () => sent('right') === 1 + 4)
     await clock.advance(PAUSE_MS - 1)
     expect(sent('right')).toBe(1 + 4)
     await clock.advance(1)
-    await waitFor('one more to go', () => sent('right') === 1 + 5)
-    await clock.advance(PAUSE_MS)
-    await waitFor('one more to go', () => sent('right') === 1 + 6)
-    // The next is answered, and all others go.
-    await clock.advance(PAUSE_MS)
+    for (const size of [12, 28, 60]) {
+      await waitFor('twice as many to go', () => sent('right') === 1 + size)
+      await clock.advance(PAUSE_MS)
+    }
+    // The next are answered, and all others go.
     await others
     await clock.advance(25_000)
-    expect(kindsOf(await outcomes)).toEqual({ timeout: 6 })
+    expect(kindsOf(await outcomes)).toEqual({ timeout: 60 })
   })
 
   it('is tried by the next one when the first has no answer for a second', async () => {
@@ -278,18 +278,18 @@ describe('a registry that takes seconds to refuse a password', () => {
     const failures = NAMES.map((name) => failureOf(pull(name)))
     await waitFor('four to go', () => waiting.length === 4)
     await clock.advance(PAUSE_MS)
-    await waitFor('one more to go', () => waiting.length === 5)
+    await waitFor('more to go', () => waiting.length === 12)
     refuse(waiting[0]?.response)
-    await waitFor('the login to be checked', () => waiting[5]?.path === '/v2/')
-    refuse(waiting[5]?.response)
-    // Nobody waits for room: there are four under way.
-    await Promise.all(failures.slice(5))
-    for (const { response } of waiting.slice(1, 5)) {
+    await waitFor('the login to be checked', () => waiting[12]?.path === '/v2/')
+    refuse(waiting[12]?.response)
+    // Nobody waits for room: there are twelve under way.
+    await Promise.all(failures.slice(12))
+    for (const { response } of waiting.slice(1, 12)) {
       await clock.advance(2 * PAUSE_MS)
       refuse(response)
     }
     for (const failure of await Promise.all(failures)) expect(failure.kind).toBe('login-failed')
-    expect(waiting).toHaveLength(6)
+    expect(waiting).toHaveLength(13)
   })
 })
 
