@@ -140,11 +140,13 @@ export class TokenAuth {
   ): Promise<Grant | undefined> {
     try {
       const scheme = this.#schemeIn(headers)
-      if (!scheme) return undefined
-      this.#scheme = scheme
-      const question = scheme.kind === 'bearer' && this.#challengedFor(scheme, repository)
-      const isFinal = question
-        ? this.#dropToken(refused, keyOf(question))
+      // Who refuses without a challenge wants what it wanted before.
+      if (!scheme && !refused) return undefined
+      this.#scheme = scheme ?? this.#scheme
+      const question = scheme?.kind === 'bearer' && this.#challengedFor(scheme, repository)
+      const tokenKey = question ? keyOf(question) : !scheme && refused?.tokenKey
+      const isFinal = tokenKey
+        ? this.#dropToken(refused, tokenKey)
         : refused?.lease && !(await this.#refuseBasic(refused.lease, signal))
       if (isFinal) return undefined
     } finally {
