@@ -4,7 +4,7 @@
 
 import { CallBudget } from './call-budget.ts'
 import { failedAnswer } from './failed-answer.ts'
-import type { Login } from './login.ts'
+import type { Login, Password } from './login.ts'
 import {
   basic,
   fetchToken,
@@ -35,34 +35,72 @@ export async function givesToken(
   }
 }
 
+/** What has been answered to those who are let in. */
+export interface Welcome {
+  readonly method: 'GET' | 'HEAD'
+  readonly url: URL
+}
+
 /**
- * Asks the registry whether it is one, with a password.
+ * Asks the registry whether it is one, with a password, and, if it does not say so, for what has been had with one.
  *
  * @param remoteUrl of the registry
+ * @param last of another repository than the one that is refused
  * @returns and throws as `givesToken`
  */
-export async function answersPing(
-  { clock, closing, transport }: TokenEndpointDeps,
+export async function letsIn(
+  deps: TokenEndpointDeps,
   remoteUrl: URL,
-  login: { readonly username: string; readonly password: string },
+  login: Password,
+  last: Welcome | undefined,
 ): Promise<boolean> {
-  const { host } = remoteUrl
   const url = new URL(remoteUrl)
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/v2/`
+  const ping = { method: 'GET', url } as const
+  // Some want another login there, or have nothing there. What everybody gets says nothing of a login.
+  const isGoodForLast = async (): Promise<boolean> =>
+    last !== undefined &&
+    isWelcome(await statusOf(deps, last, login)) &&
+    !isWelcome(await statusOf(deps, last, undefined))
+  let status: number
+  try {
+    status = await statusOf(deps, ping, login)
+  } catch (error) {
+    if (await isGoodForLast().catch(() => false)) return true
+    throw error
+  }
+  if (status !== 401 && status !== 403) return true
+  if (await isGoodForLast()) return true
+  // As does what nobody gets.
+  return status === 403 && (await statusOf(deps, ping, undefined)) === 403
+}
+
+/** Answers that are given only to those who are let in; a missing manifest is one. */
+export function isWelcome(status: number): boolean {
+  return status < 400 || status === 404 || status === 416
+}
+
+/** @throws {UpstreamError} if there was no answer, or one that says nothing of who asks */
+async function statusOf(
+  { clock, closing, transport }: TokenEndpointDeps,
+  { method, url }: Welcome,
+  login: Password | undefined,
+): Promise<number> {
+  const { host } = url
   const budget = new CallBudget(clock, { limitMs: TOKEN_LIMIT_MS, host, signals: [closing] })
   try {
-    const authorization = basic(login)
+    const authorization = login && basic(login)
     const answer = await transport.send(
-      { kind: 'ping', method: 'GET', url, headers: {}, authorization, followRedirects: false },
+      { kind: 'ping', method, url, headers: {}, authorization, followRedirects: false },
       budget,
     )
     if (answer.status < 400) {
       discard(answer.body, clock)
-      return true
+      return answer.status
     }
     const failure = await failedAnswer(answer, host, clock)
     if (isNoAnswer(failure)) throw failure
-    return answer.status !== 401
+    return answer.status
   } finally {
     budget.release()
   }

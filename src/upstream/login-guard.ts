@@ -252,6 +252,7 @@ export class LoginGuard {
     const window = this.#requests
     let endHold = nothing
     let ticket: Ticket | undefined
+    let forbidden: Ticket | undefined
     return {
       ...lease,
       passage: {
@@ -271,7 +272,9 @@ export class LoginGuard {
             endHold = window.hold()
             lease.suspect()
           }
-          if (ticket) window.leave(ticket)
+          // Most often it is about the repository, and no reason to hold up others. If not: none goes in its place.
+          if (status === 403) forbidden = ticket
+          else if (ticket) window.leave(ticket)
         },
       },
       isGood: (ask) =>
@@ -288,6 +291,7 @@ export class LoginGuard {
       },
       release: () => {
         endHold()
+        if (forbidden) window.leave(forbidden)
         lease.release()
       },
     }

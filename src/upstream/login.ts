@@ -1,8 +1,12 @@
 // What an upstream is logged in to with, and where it comes from. Not everything that we are given is a
 // password: an identity token (`docker login` to Azure or Google leaves one) is only good for buying tokens.
 
-export type Login =
-  { readonly username: string; readonly password: string } | { readonly identityToken: string }
+export type Login = Password | { readonly identityToken: string }
+
+export interface Password {
+  readonly username: string
+  readonly password: string
+}
 
 /** A source of logins. It remembers what it read; asking it for each request is right. */
 export interface Credentials {

@@ -9,7 +9,7 @@ import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import { CallBudget, leaveOnAbort } from './call-budget.ts'
 import { parseChallenges } from './challenge.ts'
-import { answersPing, givesToken } from './login-check.ts'
+import { givesToken, isWelcome, letsIn, type Welcome } from './login-check.ts'
 import type { LoginGuard } from './login-guard.ts'
 import type { LoginLease, SentLease } from './login-lease.ts'
 import { isAllowedRealm } from './realm.ts'
@@ -20,6 +20,7 @@ import {
   type TokenEndpointDeps,
   type TokenQuestion,
 } from './token-endpoint.ts'
+import type { TransportResponse } from './transport.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** What a request is sent with. */
@@ -34,7 +35,8 @@ export interface Grant {
 }
 
 /** What became of a request. */
-export interface Verdict {
+export interface Verdict extends Welcome {
+  readonly repository: RepositoryName
   readonly status: number
   /** Another host has answered, to which the upstream sent us on: with credentials that are right. */
   readonly leftOrigin: boolean
@@ -83,6 +85,8 @@ export class TokenAuth {
   #scheme: Scheme | undefined
   /** What a token for each repository is for, once the upstream calls one by another name than we do. */
   readonly #scopes = new LRUCache<RepositoryName, string>({ max: TOKENS_MAX })
+  /** The last that was had with a password, of each of two repositories: one is another than that which is refused. */
+  #welcomes: readonly Verdict[] = []
   /** So that the log says it once, not with each request. */
   #warnedRealm: string | undefined
 
@@ -122,18 +126,23 @@ export class TokenAuth {
 
   /** The request that `grant` was for is over. To be called unless `renew` is. */
   settle(grant: Grant | undefined, verdict: Verdict | undefined): void {
-    if (verdict && (verdict.leftOrigin || isWelcome(verdict.status))) grant?.lease?.accepted()
-    grant?.lease?.release()
+    const { lease } = grant ?? {}
+    if (lease && verdict && (verdict.leftOrigin || isWelcome(verdict.status))) {
+      lease.accepted()
+      const other = this.#lastOfOther(verdict.repository)
+      if (verdict.status < 400) this.#welcomes = other ? [verdict, other] : [verdict]
+    }
+    lease?.release()
   }
 
   /**
-   * After a 401: what to try again with; undefined when the refusal is final.
+   * After a refusal (`mayBeAbout`): what to try again with; undefined when the refusal is final.
    *
    * @param refused what the request was sent with
    * @throws {UpstreamError} login-failed for a realm that is not allowed, and all that `grant` throws
    */
   async renew(
-    headers: IncomingHttpHeaders,
+    { headers, status }: Pick<TransportResponse, 'headers' | 'status'>,
     repository: RepositoryName,
     refused: Grant | undefined,
     signal: AbortSignal,
@@ -147,7 +156,7 @@ export class TokenAuth {
       const tokenKey = question ? keyOf(question) : !scheme && refused?.tokenKey
       const isFinal = tokenKey
         ? this.#dropToken(refused, tokenKey)
-        : refused?.lease && !(await this.#refuseBasic(refused.lease, signal))
+        : refused?.lease && !(await this.#refuseBasic(refused.lease, repository, status, signal))
       if (isFinal) return undefined
     } finally {
       refused?.lease?.release()
@@ -185,16 +194,34 @@ export class TokenAuth {
   }
 
   /** @returns false if the login is right: then the refusal is about what was asked for */
-  async #refuseBasic(lease: LoginLease, signal: AbortSignal): Promise<boolean> {
+  async #refuseBasic(
+    lease: LoginLease,
+    repository: RepositoryName,
+    status: number,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const { login } = lease
     if ('identityToken' in login) return false
-    const check = lease.isGood(() => answersPing(this.#deps, this.#remoteUrl, login))
+    const check = lease.isGood(async () => {
+      let isGood = false
+      try {
+        const last = this.#lastOfOther(repository)
+        return (isGood = await letsIn(this.#deps, this.#remoteUrl, login, last))
+      } finally {
+        // It is not to be refused again and again.
+        if (!isGood) this.#welcomes = []
+      }
+    })
     if (await leaveOnAbort(check, signal)) {
       lease.accepted()
       return false
     }
-    lease.refused(`${this.#remoteUrl.host} answered 401`)
+    lease.refused(`${this.#remoteUrl.host} answered ${status}`)
     return true
+  }
+
+  #lastOfOther(repository: RepositoryName): Verdict | undefined {
+    return this.#welcomes.find((welcome) => welcome.repository !== repository)
   }
 
   /** The challenge to answer: Bearer if there is a choice, since it does not show the password each time. */
@@ -321,7 +348,11 @@ function keyOf({ realm, service, scope }: TokenQuestion): string {
   return JSON.stringify([realm.href, service, scope])
 }
 
-/** Answers that are given only to those who are let in; a missing manifest is one. */
-function isWelcome(status: number): boolean {
-  return status < 400 || status === 404 || status === 416
+/**
+ * Whether an answer may be a refusal of what was sent with the request. Where passwords are sent with each, one that has
+ * ended may be forbidden (ECR), as may be what was asked for.
+ */
+export function mayBeAbout(grant: Grant | undefined, status: number): boolean {
+  if (status === 403) return grant?.lease !== undefined
+  return status === 401
 }

@@ -13,7 +13,7 @@ import { LoginWithdrawn } from './login-lease.ts'
 import type { LoginMemory } from './login-memory.ts'
 import { hostOfRealm } from './realm.ts'
 import { PullAllowance, type RateLimit } from './pull-allowance.ts'
-import { TokenAuth, type Grant } from './token-auth.ts'
+import { mayBeAbout, TokenAuth, type Grant } from './token-auth.ts'
 import {
   Transport,
   type TransportDeps,
@@ -171,12 +171,14 @@ export class UpstreamSession {
       const { answer } = sent
       grant = sent.grant
       // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
-      const mayRenew = answer.status === 401 && !answer.leftOrigin && renewals < RENEWALS_MAX
-      if (!mayRenew) this.#auth.settle(grant, answer)
+      const isRefusal = mayBeAbout(grant, answer.status) && !answer.leftOrigin
+      const mayRenew = isRefusal && renewals < RENEWALS_MAX
+      const { leftOrigin, status } = answer
+      if (!mayRenew) this.#auth.settle(grant, { method, url, repository, status, leftOrigin })
       if (expected.includes(answer.status)) return answer
       const failure = await failedAnswer(answer, this.#name, this.#clock)
       if (!mayRenew) throw failure
-      grant = await this.#auth.renew(answer.headers, repository, grant, budget.signal)
+      grant = await this.#auth.renew(answer, repository, grant, budget.signal)
       if (!grant) throw failure
     }
   }

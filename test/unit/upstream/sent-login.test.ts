@@ -69,47 +69,51 @@ describe('a password that is wrong from the start', () => {
 })
 
 describe('a password that was right', () => {
-  it('is refused five times when it was changed before many ask', async () => {
+  it('is refused six times when it was changed before many ask', async () => {
     const { clock, pull, pullAll, sent, setPassword } = await makeRig('right')
     await pull('repository-0')
+    await pull('repository-1')
     await clock.advance(PAUSE_MS)
     setPassword('other')
     expect(kindsOf(await pullAll())).toEqual({ 'login-failed': 100 })
-    // Four at once, and one that asks whether the login is good for anything.
-    expect(sent('right', 401)).toBe(5)
+    // Four at once, and two that ask whether the login is good for anything.
+    expect(sent('right', 401)).toBe(6)
   })
 
   it('does not go once it was refused, also where requests wait for a connection', async () => {
     const { pull, pullAll, sent, setPassword } = await makeRig('right', { connectionsMax: 8 })
     await pull('repository-0')
+    await pull('repository-1')
     setPassword('other')
     expect(kindsOf(await pullAll())).toEqual({ 'login-failed': 100 })
-    // As many as there are connections, and one that asks whether the login is good for anything.
-    expect(sent('right', 401)).toBeLessThanOrEqual(9)
+    // As many as there are connections, and two that ask whether the login is good for anything.
+    expect(sent('right', 401)).toBeLessThanOrEqual(10)
   })
 
   it('does not go again with a request that is tried again', async () => {
     const { clock, pull, sent, setPassword, upstream } = await makeRig('right')
     await pull('repository-0')
-    upstream.fault({ repository: 'repository-1' }, { status: 503 }, { times: 1 })
-    const triedAgain = failureOf(pull('repository-1'))
+    await pull('repository-1')
+    upstream.fault({ repository: 'repository-2' }, { status: 503 }, { times: 1 })
+    const triedAgain = failureOf(pull('repository-2'))
     await waitFor('the first try', () => sent('right', 503) === 1 && (clock.nextTimerMs ?? 0) < 500)
     setPassword('other')
-    await failureOf(pull('repository-2'))
-    expect(sent('right', 401)).toBe(2)
+    await failureOf(pull('repository-3'))
+    expect(sent('right', 401)).toBe(3)
     await clock.advance(200)
     expect((await triedAgain).kind).toBe('login-failed')
-    expect(sent('right', 401)).toBe(2)
+    expect(sent('right', 401)).toBe(3)
   })
 
   it('gives way at once to the one that has come into the file', async () => {
     const { clock, log, pull, pullAll, sent, setPassword, writePassword } = await makeRig('right')
     await pull('repository-0')
+    await pull('repository-1')
     await clock.advance(PAUSE_MS)
     setPassword('new')
     await writePassword('new')
     expect(kindsOf(await pullAll())).toEqual({ pulled: 100 })
-    expect(sent('right', 401)).toBe(5)
+    expect(sent('right', 401)).toBe(6)
     expect(sent('new', 401)).toBe(0)
     expect(log.filter(({ level }) => level === 40)).toEqual([])
   })
@@ -282,6 +286,8 @@ describe('a registry that takes seconds to refuse a password', () => {
     refuse(waiting[0]?.response)
     await waitFor('the login to be checked', () => waiting[12]?.path === '/v2/')
     refuse(waiting[12]?.response)
+    await waitFor('what was had to be asked for', () => waiting.length === 14)
+    refuse(waiting[13]?.response)
     // Nobody waits for room: there are twelve under way.
     await Promise.all(failures.slice(12))
     for (const { response } of waiting.slice(1, 12)) {
@@ -289,7 +295,7 @@ describe('a registry that takes seconds to refuse a password', () => {
       refuse(response)
     }
     for (const failure of await Promise.all(failures)) expect(failure.kind).toBe('login-failed')
-    expect(waiting).toHaveLength(13)
+    expect(waiting).toHaveLength(14)
   })
 })
 
@@ -309,16 +315,16 @@ describe('a registry that refuses a password and does not say whether it is good
     await clock.advance(PAUSE_MS)
     isUp = false
     const outcomes = Promise.allSettled(NAMES.map(pull))
-    // The first, four at once, and one that asks whether the login is good for anything.
+    // The first twice, four at once, and two that ask whether the login is good for anything.
     await waitFor(
       'the check',
-      () => server.count('/v2/repository') === 4 && server.hits.length === 7,
+      () => server.count('/v2/repository') === 4 && server.hits.length === 8,
     )
     for (const [i, afterMs] of [1_000, 2_000, 4_000, 8_000].entries()) {
       for (let turn = 0; turn < 20; turn++) await nextTurn()
-      expect(server.hits).toHaveLength(7 + 2 * i)
+      expect(server.hits).toHaveLength(8 + 2 * i)
       await clock.advance(afterMs)
-      await waitFor('another try, and a check', () => server.hits.length === 9 + 2 * i)
+      await waitFor('another try, and a check', () => server.hits.length === 10 + 2 * i)
     }
     isUp = true
     await clock.advance(8_000)
