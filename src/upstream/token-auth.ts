@@ -350,9 +350,10 @@ function keyOf({ realm, service, scope }: TokenQuestion): string {
 
 /**
  * Whether an answer may be a refusal of what was sent with the request. Where passwords are sent with each, one that has
- * ended may be forbidden (ECR), as may be what was asked for.
+ * ended may be forbidden (ECR), as may be what was asked for. A token that has ended may be a bad request (ECR Public).
  */
 export function mayBeAbout(grant: Grant | undefined, status: number): boolean {
   if (status === 403) return grant?.lease !== undefined
+  if (status === 400) return grant?.tokenKey !== undefined && !grant.isFresh
   return status === 401
 }

@@ -77,7 +77,7 @@ export interface Call {
   readonly expected?: readonly number[] | undefined
 }
 
-/** Two 401 in a row are a token that ended early and a change of challenge; more are a loop. */
+/** Two 401 in a row are a token that ended early and a change of challenge; more are a loop. 400 is so once. */
 const RENEWALS_MAX = 2
 
 /** In `Via`: made anew at each start, so that nobody can tell by them who asks. */
@@ -170,12 +170,12 @@ export class UpstreamSession {
       const sent = await this.#sendGranted(request, repository, grant, budget)
       const { answer } = sent
       grant = sent.grant
-      // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
-      const isRefusal = mayBeAbout(grant, answer.status) && !answer.leftOrigin
-      const mayRenew = isRefusal && renewals < RENEWALS_MAX
       const { leftOrigin, status } = answer
+      // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
+      const isRefusal = mayBeAbout(grant, status) && !leftOrigin
+      const mayRenew = isRefusal && renewals < (status === 400 ? 1 : RENEWALS_MAX)
       if (!mayRenew) this.#auth.settle(grant, { method, url, repository, status, leftOrigin })
-      if (expected.includes(answer.status)) return answer
+      if (expected.includes(status)) return answer
       const failure = await failedAnswer(answer, this.#name, this.#clock)
       if (!mayRenew) throw failure
       grant = await this.#auth.renew(answer, repository, grant, budget.signal)

@@ -112,6 +112,26 @@ describe('a 401 without a challenge', () => {
   })
 })
 
+describe('a 400 to a token', () => {
+  it('ends it if it was used before: another one is asked for, once for all', async () => {
+    const { endTokens, server } = await startTerse(400)
+    const { pull } = logInto(server)
+    await pull('one')
+    endTokens()
+    await Promise.all([pull('one'), pull('one'), pull('one')])
+    expect(server.count('/token')).toBe(2)
+  })
+
+  it('that is fresh is about the request', async () => {
+    const registry = await startTerse(400)
+    const { pull } = logInto(registry.server)
+    await pull('one')
+    registry.takes = () => false
+    expect(await failureOf(pull('one'))).toMatchObject({ kind: 'bad-response', status: 400 })
+    expect([registry.server.count('/token'), registry.server.count('/v2/')]).toEqual([2, 4])
+  })
+})
+
 describe('a 403 where each request carries the password', () => {
   it('may be about the password: one that has come in its place is tried at once', async () => {
     let right = 'first'
