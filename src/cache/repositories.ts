@@ -138,12 +138,13 @@ export class Repositories {
   }
 
   /** The upstream that the name begins with. */
-  #inPath(component: string, { ns }: Address): Upstream | undefined {
+  #inPath(component: string, { ns, prefix }: Address): Upstream | undefined {
     const host = parsePathName(component)
     const upstream = host && this.#upstreams.find(host)
     // A cache of several registries (Harbor) as the main one may have a project of this name.
     const mayBeItsOwn = upstream === this.#upstreams.main && !upstream.isDockerHub
-    if (host && isDockerHub(host) && mayBeItsOwn && ns !== host) return undefined
+    const isNamedAnyway = ns === host || prefix === host
+    if (host && isDockerHub(host) && mayBeItsOwn && !isNamedAnyway) return undefined
     return upstream
   }
 

@@ -203,12 +203,15 @@ describe('Docker Hub', () => {
     const { layover, upstreams } = await startUpstreams()
     const image = buildImage({ seed: 'project' })
     upstreams.main.addImage('docker.io/library/alpine', '3', image)
-    upstreams.main.addImage('library/alpine', '3', buildImage({ seed: 'other' }))
+    const other = buildImage({ seed: 'other' })
+    upstreams.main.addImage('library/alpine', '3', other)
     const path = '/v2/docker.io/library/alpine/manifests/3'
     const asProject = await layover.get(path)
     expect(asProject.header('docker-content-digest')).toBe(image.manifest.digest)
-    const asRegistry = await layover.get(`${path}?ns=docker.io`)
-    expect(asRegistry.header('docker-content-digest')).not.toBe(image.manifest.digest)
+    for (const asked of [`${path}?ns=docker.io`, `/docker.io${path}`]) {
+      const asRegistry = await layover.get(asked)
+      expect(asRegistry.header('docker-content-digest')).toBe(other.manifest.digest)
+    }
   })
 })
 
