@@ -9,7 +9,7 @@ import {
   type RepositoryName,
 } from '../oci/reference.ts'
 import { RegistryError } from '../oci/registry-error.ts'
-import { parsePathName, type RegistryHost } from '../oci/registry-host.ts'
+import { parsePathName, pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
 
 export type RequestTarget =
   | { readonly kind: 'base' }
@@ -46,7 +46,8 @@ export function findBase(path: string, prefix: string): RegistryBase | undefined
 /**
  * @param path the request's path after `/v2/`, without the query
  * @returns undefined for a path that no registry has
- * @throws {RegistryError} NAME_INVALID, DIGEST_INVALID, MANIFEST_UNKNOWN for what cannot be a tag
+ * @throws {RegistryError} NAME_INVALID, DIGEST_INVALID, MANIFEST_UNKNOWN for what cannot be a tag, NAME_UNKNOWN for a
+ *   name that begins with a host and its port
  */
 export function parseTarget(path: string): RequestTarget | undefined {
   if (path === '') return { kind: 'base' }
@@ -73,8 +74,15 @@ export function parseTarget(path: string): RequestTarget | undefined {
 
 function nameIn(text: string): RepositoryName {
   const name = parseRepositoryName(text)
-  if (!name) throw new RegistryError('NAME_INVALID', { detail: { name: text.slice(0, 255) } })
-  return name
+  if (name) return name
+  const [first = ''] = text.split('/', 1)
+  const host = first.includes(':') && parsePathName(first)
+  if (host) {
+    // Clients go elsewhere after 404 only.
+    const reason = `here a registry with a port is written ${pathNameOf(host)}`
+    throw new RegistryError('NAME_UNKNOWN', { detail: { reason } })
+  }
+  throw new RegistryError('NAME_INVALID', { detail: { name: text.slice(0, 255) } })
 }
 
 function referenceIn(text: string): Reference {

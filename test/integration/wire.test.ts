@@ -148,6 +148,23 @@ describe('a path', () => {
   })
 
   it.each([
+    '/v2/registry.test:5000/org/app/manifests/3',
+    '/v2/registry.test%3A5000/org/app/tags/list',
+    `/v2/localhost:5000/app/blobs/${DIGEST}`,
+  ])(
+    '%s, which begins with a port, is unknown, and clients are told how it is written',
+    async (path) => {
+      const { layover, upstream } = await startLayover()
+      const answer = await layover.get(path)
+      expect(answer.status).toBe(404)
+      expect(answer.body.toString()).toMatch(
+        /NAME_UNKNOWN.*is written (registry\.test|localhost)_5000/,
+      )
+      expect(upstream.count()).toBe(0)
+    },
+  )
+
+  it.each([
     '/v2/alpine/manifests/..',
     '/v2/alpine/manifests/.hidden',
     '/v2/alpine/manifests/-3',

@@ -76,7 +76,7 @@ describe('parseTarget', () => {
         } catch (error) {
           expect(error).toBeInstanceOf(RegistryError)
           expect((error as RegistryError).code).toMatch(
-            /^(NAME_INVALID|DIGEST_INVALID|MANIFEST_UNKNOWN)$/,
+            /^(NAME_INVALID|NAME_UNKNOWN|DIGEST_INVALID|MANIFEST_UNKNOWN)$/,
           )
         }
       }),
