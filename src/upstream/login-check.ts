@@ -58,10 +58,11 @@ export async function letsIn(
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/v2/`
   const ping = { method: 'GET', url } as const
   // Some want another login there, or have nothing there. What everybody gets says nothing of a login.
-  const isGoodForLast = async (): Promise<boolean> =>
-    last !== undefined &&
-    isWelcome(await statusOf(deps, last, login)) &&
-    !isWelcome(await statusOf(deps, last, undefined))
+  const isGoodForLast = async (): Promise<boolean> => {
+    if (!last) return false
+    const status = await statusOf(deps, last, login)
+    return isWelcome(status) && status !== (await statusOf(deps, last, undefined))
+  }
   let status: number
   try {
     status = await statusOf(deps, ping, login)

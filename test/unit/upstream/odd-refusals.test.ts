@@ -209,6 +209,21 @@ describe('a registry that does not say at /v2/ whether a password is good for an
     expect(changes).toEqual([])
   })
 
+  it('has shown it by what is not there for others', async () => {
+    const server = await startServer((request, response) => {
+      const { headers, url } = request
+      const isAllowed = url !== '/v2/' && !url?.includes('secret')
+      if (headers.authorization && isAllowed) return response.end(content)
+      const status = headers.authorization || server.hits.length === 1 ? 401 : 404
+      return response.writeHead(status, { 'www-authenticate': 'Basic realm="x"' }).end()
+    })
+    const { changes, pull } = logInto(server)
+    await pull('open')
+    expect((await failureOf(pull('secret'))).kind).toBe('denied')
+    await pull('other')
+    expect(changes).toEqual([])
+  })
+
   it('has shown nothing by what everybody gets', async () => {
     let isRight = true
     const server = await startServer((request, response) => {
