@@ -42,7 +42,7 @@ export interface Welcome {
 }
 
 /**
- * Asks the registry whether it is one, with a password, and, if it does not say so, for what has been had with one.
+ * Asks the registry whether it is one, with a password, and for what has been had with one, should it not say so.
  *
  * @param remoteUrl of the registry
  * @param last of another repository than the one that is refused
@@ -57,10 +57,13 @@ export async function letsIn(
   const url = new URL(remoteUrl)
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/v2/`
   const ping = { method: 'GET', url } as const
-  // Some want another login there, or have nothing there. What everybody gets says nothing of a login.
+  // Some want another login there, or have nothing there. Asked at once: behind a queue, each answer may take long.
+  const lastStatus = last && statusOf(deps, last, login)
+  lastStatus?.catch(nothing)
+  // What everybody gets says nothing of a login.
   const isGoodForLast = async (): Promise<boolean> => {
-    if (!last) return false
-    const status = await statusOf(deps, last, login)
+    if (!last || lastStatus === undefined) return false
+    const status = await lastStatus
     return isWelcome(status) && status !== (await statusOf(deps, last, undefined))
   }
   let status: number
@@ -106,6 +109,8 @@ async function statusOf(
     budget.release()
   }
 }
+
+function nothing(): void {}
 
 /** It says nothing about the login, and nothing about what was asked for either. */
 function isNoAnswer({ kind }: UpstreamError): boolean {

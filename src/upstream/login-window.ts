@@ -136,6 +136,7 @@ export class LoginWindow {
       if (isOver) return
       isOver = true
       this.#holds--
+      this.#unheardSinceMs = Math.max(this.#unheardSinceMs, this.#clock.monotonic())
       this.#admit()
     }
   }
@@ -182,10 +183,9 @@ export class LoginWindow {
     const { patienceMs } = this.#options
     const [first] = this.#counted
     const firstOverdueAtMs = (first?.enteredAtMs ?? Infinity) + patienceMs
-    return Math.min(
-      firstOverdueAtMs,
-      this.#unheardSinceMs + (this.#timesOfPatience() + 1) * patienceMs,
-    )
+    if (this.#holds > 0) return firstOverdueAtMs
+    const wider = this.#unheardSinceMs + (this.#timesOfPatience() + 1) * patienceMs
+    return Math.min(firstOverdueAtMs, wider)
   }
 
   #isShut(): boolean {
@@ -196,7 +196,9 @@ export class LoginWindow {
     return this.#clock.monotonic() - this.#acceptedAtMs < PAUSE_MS
   }
 
+  /** None while a refusal is looked into: what is under way then may well be refused. */
   #timesOfPatience(): number {
+    if (this.#holds > 0) return 0
     const unheardMs = this.#clock.monotonic() - this.#unheardSinceMs
     return Math.max(0, Math.floor(unheardMs / this.#options.patienceMs))
   }

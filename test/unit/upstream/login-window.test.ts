@@ -160,6 +160,10 @@ describe('the window of requests that carry the login themselves', () => {
     window.widen()
     await nextTurn()
     expect(inside()).toBe(4)
+    // Not twice as many.
+    await clock.advance(1_000)
+    expect(inside()).toBe(8)
+    expect(clock.pendingTimers).toBe(1)
   })
 
   it('is no longer open to those who entered before a refusal, until that is known', async () => {
