@@ -1,12 +1,15 @@
 // Two walks over what was selected: one tells what nothing will name any more, the other takes it, for real or dry.
 // One repository after the other, so that memory holds the tags and pins of one, whatever the volume has, and some
-// bytes for each digest. What links say is read from disk, what belongs together from the index.
+// bytes for each digest. What links say is read from disk, what belongs together from the index. Clients are served
+// meanwhile: what is noted of a digest is written into the index before its fate is told, and what is noted from then
+// on keeps it.
 
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { BlobEntry } from '../storage/content-index.ts'
-import { StorageError } from '../storage/filesystem.ts'
+import type { BlobEntry, LinkEntry } from '../storage/content-index.ts'
+import type { Link } from '../storage/repository-index.ts'
 import { DigestTable } from './digest-table.ts'
 import { PurgePlan } from './purge-plan.ts'
 import { PurgeScope, type PurgeScopeDeps } from './purge-scope.ts'
@@ -108,7 +111,7 @@ export class PurgeRun {
   /** @throws {StorageError} */
   async *items(): AsyncGenerator<PurgeItem> {
     // Links, uses and names of the last seconds.
-    this.#areUsesWritten = await this.#flush()
+    this.#areUsesWritten = await this.#scope.writeNotes()
     await this.#survey()
     if (this.#isStopped) return
     for await (const item of this.#walk()) {
@@ -181,10 +184,16 @@ export class PurgeRun {
     const { repositories } = this.#deps
     const tags = await RepositoryTags.read(repositories, repository)
     const isAll = this.#selection.usedBeforeMs === undefined
-    for await (const link of repositories.linksOf(repository)) {
-      const entry = await this.#scope.entryOf(link)
+    // A manifest that turns out to stay keeps what it names, which must not have gone before.
+    for await (const link of repositories.linksOf(repository, ['manifest', 'blob'])) {
+      const entry = await this.#entryOf(link)
       if (!entry || !this.#scope.isOldEnough(entry)) continue
       const draft = { ...link, tags: tags.of(link.digest) }
+      if (!isAll && this.#isNoted(link.digest)) {
+        this.#plan.keep(link.digest)
+        yield { ...draft, outcome: 'in-use', freedBytes: 0 }
+        continue
+      }
       if (await this.#scope.isPinned(entry)) {
         yield { ...draft, outcome: 'pinned', freedBytes: 0 }
         continue
@@ -200,10 +209,24 @@ export class PurgeRun {
     if (isAll) yield* this.#danglingTags(repository, tags)
   }
 
+  async #entryOf(link: Link): Promise<LinkEntry | undefined> {
+    const entry = await this.#scope.entryOf(link)
+    if (!entry || !this.#isNoted(link.digest)) return entry
+    await this.#scope.writeNotes()
+    return this.#scope.entryOf(link)
+  }
+
+  /** Whether the index may not know yet who holds it, or when it was used. */
+  #isNoted(digest: Digest): boolean {
+    return !this.#isDryRun && this.#deps.inventory.hasNoteOf(digest)
+  }
+
   async #fateOf(digest: Digest): Promise<Fate> {
     const known = this.#fates.get(digest)
     if (known) return known
     const isLosing = await this.#scope.goesEverywhere(digest)
+    // Somebody began to hold it, or has used it, since the plan was made.
+    if (!isLosing) this.#plan.keep(digest)
     const fate = isLosing ? (this.#plan.goes(digest) ? 'goes' : 'held') : 'shared'
     // Who begins to hold what is to go counts.
     if (fate !== 'goes' || this.#isDryRun) this.#fates.set(digest, fate)
@@ -226,12 +249,13 @@ export class PurgeRun {
     const kept = new Set<Digest>()
     for (const [digest, kind] of parts.links) {
       const names = index.namesOf(digest)
-      if (kept.has(digest)) {
+      if (kept.has(digest) || (await this.#isWantedAnew(digest, repository))) {
+        this.#plan.keep(digest)
         for (const part of names) kept.add(part)
         continue
       }
       const draft = { repository, digest, kind, tags: tags.of(digest) }
-      const fate = this.#fateOfPart(digest)
+      const fate = await this.#fateOfPart(draft)
       if (fate === 'held') yield* this.#keep(draft)
       else if (fate === 'shared') yield await this.#unlink(draft)
       else {
@@ -242,11 +266,27 @@ export class PurgeRun {
     }
   }
 
+  /** Whether what was noted of a part, which is in the index afterwards, keeps it in a repository. */
+  async #isWantedAnew(digest: Digest, repository: RepositoryName): Promise<boolean> {
+    if (!this.#isNoted(digest)) return false
+    await this.#scope.writeNotes()
+    // It could not be written, or there is more.
+    if (this.#selection.usedBeforeMs !== undefined && this.#isNoted(digest)) return true
+    const link = this.#deps.index.link(digest, repository)
+    return link !== undefined && (!this.#scope.isOldEnough(link) || this.#scope.isPinned(link))
+  }
+
   /** The last repository that is to lose it takes the bytes along; of what is held, the first keeps its link. */
-  #fateOfPart(digest: Digest): Fate {
+  async #fateOfPart({ digest, repository }: Draft): Promise<Fate> {
     const losing = this.#losing.get(digest) ?? 0
-    const isAll = (): boolean => losing >= this.#deps.index.linksOf(digest).length
-    const left = this.#left.get(digest) ?? (isAll() ? losing : 0)
+    const planned = this.#left.get(digest) ?? losing
+    // Somebody may have begun to hold it since these were counted. In a dry run none has lost it by now.
+    const isLast = planned === 1 && !this.#isDryRun
+    const isShared =
+      (isLast && (await this.#scope.isHeldElsewhere(digest, repository))) ||
+      this.#deps.index.linksOf(digest).length > losing
+    if (isShared) this.#plan.keep(digest)
+    const left = isShared ? 0 : planned
     const fate = left === 0 ? 'shared' : this.#plan.goes(digest) ? 'goes' : 'held'
     this.#left.set(digest, fate === 'goes' ? left - 1 : 0)
     return fate === 'goes' && left > 1 ? 'shared' : fate
@@ -302,7 +342,7 @@ export class PurgeRun {
   }
 
   async #remove(draft: Draft): Promise<PurgeItem> {
-    const freedBytes = await this.#free(draft.digest)
+    const freedBytes = await this.#free(draft)
     if (freedBytes === undefined) {
       this.#plan.keep(draft.digest)
       return { ...draft, outcome: 'in-use', freedBytes: 0 }
@@ -311,29 +351,24 @@ export class PurgeRun {
   }
 
   /** @returns undefined when it is in use */
-  async #free(digest: Digest): Promise<number | undefined> {
-    const { blobs, index, inventory } = this.#deps
-    if (this.#isDryRun) {
-      const entry = index.blob(digest)
-      if (this.#isInUse(digest)) return undefined
-      return entry ? inventory.freedBy(entry) : 0
-    }
-    const freedBytes = await this.#remover.remove(digest)
-    if (freedBytes !== undefined || blobs.isBeingRead(digest)) return freedBytes
-    // It was used in the last seconds. Once that is written down, only who reads it right now counts.
-    await this.#flush()
-    return this.#remover.remove(digest)
+  async #free(draft: Draft): Promise<number | undefined> {
+    const { digest } = draft
+    if (!this.#isDryRun) return (await this.#remover.remove(digest)) ?? this.#freeUsed(draft)
+    if (this.#isInUse(digest)) return undefined
+    const { index, inventory } = this.#deps
+    const entry = index.blob(digest)
+    return entry ? inventory.freedBy(entry) : 0
   }
 
-  /** A disk that is full is a reason to purge. @returns false: what cannot be written down yet counts as in use */
-  async #flush(): Promise<boolean> {
-    try {
-      await this.#deps.inventory.flush()
-      return true
-    } catch (error) {
-      if (error instanceof StorageError) return false
-      throw error
-    }
+  /** It was used just now. Of those that are to lose it, only who reads it at this moment counts. */
+  async #freeUsed({ digest, repository }: Draft): Promise<number | undefined> {
+    const { root, usedBeforeMs } = this.#selection
+    if (usedBeforeMs !== undefined || this.#deps.blobs.isBeingRead(digest)) return undefined
+    await this.#scope.writeNotes()
+    const stays = root
+      ? await this.#scope.isHeldElsewhere(digest, repository)
+      : (await this.#fateOf(digest)) !== 'goes'
+    return stays ? undefined : this.#remover.remove(digest)
   }
 
   async #unlink({ kind, repository, ...draft }: Draft): Promise<PurgeItem> {
@@ -356,10 +391,4 @@ export class PurgeRun {
     if (outcome === 'in-use') this.#sums.inUse++
     else this.#sums[outcome]++
   }
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve)
-  })
 }

@@ -1,9 +1,11 @@
 // What a selection means on this volume: which repositories, which of their links, which images.
 
+import { isDeepStrictEqual } from 'node:util'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
 import type { ContentIndex, LinkEntry } from '../storage/content-index.ts'
+import { StorageError } from '../storage/filesystem.ts'
 import type { Link, RepositoryIndex } from '../storage/repository-index.ts'
 import { imageParts, type ImageParts } from './image-parts.ts'
 import type { Inventory } from './inventory.ts'
@@ -31,7 +33,7 @@ export interface ChosenImages {
 export class PurgeScope {
   readonly #deps: PurgeScopeDeps
   readonly #selection: PurgeSelection
-  readonly #pinned: PinnedContent
+  #pinned: PinnedContent
 
   constructor(deps: PurgeScopeDeps, selection: PurgeSelection) {
     this.#deps = deps
@@ -60,6 +62,24 @@ export class PurgeScope {
     return !this.#selection.includesPinned && this.#pinned.has(repository, digest)
   }
 
+  /**
+   * Puts into the index what happened in the last seconds. A disk that is full is a reason to purge.
+   *
+   * @returns false: what cannot be written down yet counts as in use
+   */
+  async writeNotes(): Promise<boolean> {
+    try {
+      await this.#deps.inventory.flush()
+      return true
+    } catch (error) {
+      if (error instanceof StorageError) return false
+      throw error
+    } finally {
+      // Tags may have come that pin something.
+      this.#pinned = new PinnedContent(this.#deps)
+    }
+  }
+
   isOldEnough({ lastUsedMs }: { readonly lastUsedMs: number }): boolean {
     const { usedBeforeMs } = this.#selection
     return usedBeforeMs === undefined || lastUsedMs <= usedBeforeMs
@@ -83,15 +103,31 @@ export class PurgeScope {
     return isNew ? undefined : { ...link, lastUsedMs: 0 }
   }
 
-  /** Whether every repository that holds it is to lose it. */
+  /** Whether every repository that holds it is to lose it, at the moment that this is answered. */
   async goesEverywhere(digest: Digest): Promise<boolean> {
     const { index } = this.#deps
-    if (!index.has(digest)) return false
-    for (const holder of index.linksOf(digest)) {
-      if (!this.#selection.matchesRepository(holder.repository)) return false
-      if (!this.isOldEnough(holder) || (await this.isPinned(holder))) return false
+    for (;;) {
+      if (!index.has(digest)) return false
+      const holders = index.linksOf(digest)
+      for (const holder of holders) {
+        if (!this.#selection.matchesRepository(holder.repository)) return false
+        if (!this.isOldEnough(holder) || (await this.isPinned(holder))) return false
+      }
+      // Tags were read from disk, for the pins: another repository may have come to hold it meanwhile.
+      if (isDeepStrictEqual(holders, index.linksOf(digest))) return true
     }
-    return true
+  }
+
+  /** Whether another repository holds it on disk: the index may still have links that are gone. */
+  async isHeldElsewhere(digest: Digest, repository: RepositoryName | undefined): Promise<boolean> {
+    const { index, repositories } = this.#deps
+    for (;;) {
+      const holders = index.linksOf(digest)
+      for (const link of holders) {
+        if (link.repository !== repository && (await repositories.has(link))) return true
+      }
+      if (isDeepStrictEqual(holders, index.linksOf(digest))) return false
+    }
   }
 
   firstHolderOf(digest: Digest): RepositoryName | undefined {

@@ -140,22 +140,19 @@ export class RepositoryIndex {
     for (const { name } of await listDirectory(uploads)) yield path.join(uploads, name)
   }
 
-  /** Every link of a repository, in no order; manifests last, so that what they name comes before them. */
-  async *linksOf(repository: RepositoryName): AsyncGenerator<Link> {
-    yield* this.#linksIn(
-      repository,
-      'blob',
-      path.join(this.#paths.repository(repository), '_layers'),
-    )
-    const revisions = path.join(this.#paths.manifests(repository), 'revisions')
-    yield* this.#linksIn(repository, 'manifest', revisions)
+  /** Every link of a repository, one kind after the other; by default what manifests name comes before them. */
+  async *linksOf(
+    repository: RepositoryName,
+    kinds: readonly LinkKind[] = ['blob', 'manifest'],
+  ): AsyncGenerator<Link> {
+    for (const kind of kinds) yield* this.#linksOfKind(repository, kind)
   }
 
-  async *#linksIn(
-    repository: RepositoryName,
-    kind: LinkKind,
-    directory: string,
-  ): AsyncGenerator<Link> {
+  async *#linksOfKind(repository: RepositoryName, kind: LinkKind): AsyncGenerator<Link> {
+    const directory =
+      kind === 'blob'
+        ? path.join(this.#paths.repository(repository), '_layers')
+        : path.join(this.#paths.manifests(repository), 'revisions')
     for (const algorithm of await listDirectory(directory)) {
       for (const entry of await listDirectory(path.join(directory, algorithm.name))) {
         const digest = parseDigest(`${algorithm.name}:${entry.name}`)
