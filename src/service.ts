@@ -187,10 +187,10 @@ async function startOn(
   const listings = new ListingCache({ clock, index, storage: guard })
 
   // Nothing in memory may claim to be on a disk that is not there any more.
-  const onChange = async (): Promise<void> => {
+  const onChange = async (change: { isForeign: boolean }): Promise<void> => {
     membership.forgetLinks()
     tags.forgetStored()
-    await guard.attempt(() => storage.index.noteChangedVolume())
+    await guard.attempt(() => storage.index.noteChangedVolume(change))
   }
   const volume = volumeCheck({ logger, watch: storage.watch, onChange })
   // What it finds does not pass by itself.

@@ -126,7 +126,7 @@ export class Janitor {
     const { clock, index, inventory, retention } = this.#deps
     await inventory.flush()
     // Until the whole tree has been seen, a link might not be in the index.
-    if (!inventory.isComplete) return
+    if (!inventory.isComplete || index.isOfAnotherVolume) return
     if (retention.hasPins) await this.#renewPinned()
     for (let level = 0; level < LEVELS_MAX; level++) {
       if (!(await this.#sweepLinks())) break
@@ -244,7 +244,7 @@ export class Janitor {
   /** For registry:2, should the volume go back to it. */
   async #writeSchedulerState(): Promise<void> {
     const { budget, index, inventory, logger, paths, retention } = this.#deps
-    if (!inventory.isComplete) return
+    if (!inventory.isComplete || index.isOfAnotherVolume) return
     const isKept = await budget.keep(index.totals.links * STATE_BYTES_PER_LINK, async () => {
       await writeSchedulerState(paths, index.links(), (name) => retention.ttlMsOf(name))
       return true

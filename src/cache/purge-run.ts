@@ -170,6 +170,7 @@ export class PurgeRun {
   async *#walk(): AsyncGenerator<PurgeItem> {
     const { includesUnlinked, root } = this.#selection
     for await (const repository of this.#scope.repositories()) {
+      if (this.#isStopped) return
       if (this.#scope.isPinnedWhole(repository)) {
         const item = { kind: 'repository', repository, digest: undefined, tags: [] } as const
         yield { ...item, outcome: 'pinned', freedBytes: 0 }
@@ -186,6 +187,7 @@ export class PurgeRun {
     const isAll = this.#selection.usedBeforeMs === undefined
     // A manifest that turns out to stay keeps what it names, which must not have gone before.
     for await (const link of repositories.linksOf(repository, ['manifest', 'blob'])) {
+      if (this.#isStopped) return
       const entry = await this.#entryOf(link)
       if (!entry || !this.#scope.isOldEnough(entry)) continue
       const draft = { ...link, tags: tags.of(link.digest) }
@@ -243,7 +245,7 @@ export class PurgeRun {
     }
     for (const tag of parts.tags) {
       const digest = tags.digestOf(tag)
-      if (digest && !parts.links.has(digest)) yield await this.#untag(repository, tag, digest)
+      if (digest && !parts.links.has(digest)) yield* this.#untag(repository, tag, digest)
     }
     /** Parts of what stays since somebody uses it. */
     const kept = new Set<Digest>()
@@ -306,6 +308,7 @@ export class PurgeRun {
   /** Bytes that no repository holds. */
   async *#unlinked(): AsyncGenerator<PurgeItem> {
     for await (const entry of this.#deps.index.blobsAfter(undefined)) {
+      if (this.#isStopped) return
       if (!this.#isUnlinked(entry)) continue
       const { digest, isManifest } = entry
       const kind = isManifest ? 'manifest' : 'blob'
@@ -329,7 +332,7 @@ export class PurgeRun {
     for (const tag of tags.all) {
       const digest = await repositories.readTag(repository, tag)
       if (!digest || (await repositories.has({ repository, digest, kind: 'manifest' }))) continue
-      yield await this.#untag(repository, tag, digest)
+      yield* this.#untag(repository, tag, digest)
     }
   }
 
@@ -338,7 +341,7 @@ export class PurgeRun {
     yield { ...draft, tags: [], outcome: 'kept', freedBytes: 0 }
     const { digest, repository } = draft
     if (!repository) return
-    for (const tag of tags) yield await this.#untag(repository, tag, digest)
+    for (const tag of tags) yield* this.#untag(repository, tag, digest)
   }
 
   async #remove(draft: Draft): Promise<PurgeItem> {
@@ -380,10 +383,11 @@ export class PurgeRun {
     return { kind, repository, ...draft, outcome: 'unlinked', freedBytes }
   }
 
-  async #untag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<PurgeItem> {
-    if (!this.#isDryRun) await this.#remover.untag(repository, tag)
+  /** Nothing if it points elsewhere by now: then it was used just now. */
+  async *#untag(repository: RepositoryName, tag: Tag, digest: Digest): AsyncGenerator<PurgeItem> {
+    if (!this.#isDryRun && !(await this.#remover.untag(repository, tag, digest))) return
     const freedBytes = this.#deps.inventory.tagBytes
-    return { outcome: 'untagged', kind: 'tag', repository, digest, tags: [tag], freedBytes }
+    yield { outcome: 'untagged', kind: 'tag', repository, digest, tags: [tag], freedBytes }
   }
 
   #count({ freedBytes, outcome }: PurgeItem): void {

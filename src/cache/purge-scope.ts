@@ -1,6 +1,5 @@
 // What a selection means on this volume: which repositories, which of their links, which images.
 
-import { isDeepStrictEqual } from 'node:util'
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
 import type { BlobStore } from '../storage/blob-store.ts'
@@ -106,27 +105,35 @@ export class PurgeScope {
   /** Whether every repository that holds it is to lose it, at the moment that this is answered. */
   async goesEverywhere(digest: Digest): Promise<boolean> {
     const { index } = this.#deps
+    const looked = new Set<RepositoryName>()
     for (;;) {
       if (!index.has(digest)) return false
       const holders = index.linksOf(digest)
       for (const holder of holders) {
         if (!this.#selection.matchesRepository(holder.repository)) return false
-        if (!this.isOldEnough(holder) || (await this.isPinned(holder))) return false
+        if (!this.isOldEnough(holder)) return false
       }
-      // Tags were read from disk, for the pins: another repository may have come to hold it meanwhile.
-      if (isDeepStrictEqual(holders, index.linksOf(digest))) return true
+      // Tags are read from disk, for the pins: another repository may come to hold it meanwhile.
+      const others = holders.filter(({ repository }) => !looked.has(repository))
+      if (others.length === 0) return true
+      for (const holder of others) {
+        if (await this.isPinned(holder)) return false
+        looked.add(holder.repository)
+      }
     }
   }
 
   /** Whether another repository holds it on disk: the index may still have links that are gone. */
   async isHeldElsewhere(digest: Digest, repository: RepositoryName | undefined): Promise<boolean> {
     const { index, repositories } = this.#deps
+    const looked = new Set([repository])
     for (;;) {
-      const holders = index.linksOf(digest)
-      for (const link of holders) {
-        if (link.repository !== repository && (await repositories.has(link))) return true
+      const others = index.linksOf(digest).filter((link) => !looked.has(link.repository))
+      if (others.length === 0) return false
+      for (const link of others) {
+        if (await repositories.has(link)) return true
+        looked.add(link.repository)
       }
-      if (isDeepStrictEqual(holders, index.linksOf(digest))) return false
     }
   }
 

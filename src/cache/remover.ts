@@ -43,11 +43,10 @@ export class Remover {
     await this.#unlink(link)
   }
 
-  /** Removes a tag; what it points to stays. @returns false when there was none */
-  async untag(repository: RepositoryName, tag: Tag): Promise<boolean> {
+  /** Removes a tag; what it points to stays. @returns false when it does not, or no longer, point there */
+  async untag(repository: RepositoryName, tag: Tag, digest: Digest): Promise<boolean> {
     const { onUnlinked, repositories } = this.#deps
-    const digest = await repositories.readTag(repository, tag)
-    if (!digest) return false
+    if ((await repositories.readTag(repository, tag)) !== digest) return false
     await this.#removeTag(repository, tag)
     onUnlinked({ repository, digest, kind: 'manifest' })
     return true
@@ -60,14 +59,17 @@ export class Remover {
    */
   async remove(digest: Digest): Promise<number | undefined> {
     const { blobs, index, inventory, onRemoved } = this.#deps
-    // An index that was lost knows of no links: who holds it cannot be told.
-    if (!index.isOpen || this.#isInUse(digest)) return undefined
+    // An index that was lost knows of no links, that of another volume not of these: who holds it cannot be told.
+    if (!index.isOpen || index.isOfAnotherVolume || this.#isInUse(digest)) return undefined
     const entry = index.blob(digest)
     const freedBytes = entry ? inventory.freedBy(entry) : 0
     const unlinked: Unlinked[] = []
-    for (const link of index.linksOf(digest)) unlinked.push(...(await this.#unlink(link)))
+    const links = index.linksOf(digest)
+    for (const link of links) unlinked.push(...(await this.#unlink(link)))
+    const holders = new Set(links.map(({ repository }) => repository))
+    const isHeldAnew = index.linksOf(digest).some(({ repository }) => !holders.has(repository))
     // Somebody has asked for it while its links were removed: it stays, and never without a link.
-    if (this.#isInUse(digest)) {
+    if (isHeldAnew || this.#isInUse(digest)) {
       for (const each of unlinked) await this.#linkAgain(each)
       return undefined
     }

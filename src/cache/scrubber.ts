@@ -148,6 +148,7 @@ export class Scrubber {
     try {
       for await (const { digest } of index.blobsAfter(from)) {
         if (this.#stop.signal.aborted) return false
+        if (index.isOfAnotherVolume) throw new Error('another volume is in the place of ours')
         failures = (await this.#check(digest)) ? 0 : failures + 1
         if (failures >= UNREADABLE_MAX) {
           // Until the next pass.

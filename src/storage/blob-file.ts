@@ -1,13 +1,10 @@
 // The file of one stored blob: what there is to know of it, and reading it in pieces.
 
-import { close, constants, fstat, open, read, type Stats } from 'node:fs'
+import { close, fstat, open, read, type Stats } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import type { ByteSource } from './byte-source.ts'
 import { allocatedBytes } from './disk-space.ts'
-import { StorageError, isAbsent } from './filesystem.ts'
-
-/** Without waiting for whoever writes to it, should somebody have put a pipe there. */
-const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)
+import { READ, StorageError, isAbsent } from './filesystem.ts'
 
 export interface BlobInfo {
   readonly sizeBytes: number

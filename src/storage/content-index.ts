@@ -71,6 +71,7 @@ export class ContentIndex {
   #wasComplete = false
   #isComplete = false
   #mayLack = false
+  #isOfAnotherVolume = false
   #fileBytes = 0
 
   private constructor(deps: IndexOpeningDeps) {
@@ -118,14 +119,20 @@ export class ContentIndex {
     return this.#mayLack
   }
 
+  /** Whether there is another volume at present than the one that this tells of: nothing may be removed there by it. */
+  get isOfAnotherVolume(): boolean {
+    return this.#isOfAnotherVolume
+  }
+
   /**
    * Somebody has changed the volume under us: the next start has to look through what it finds, whatever `markComplete`
    * says, and whatever another process has left there.
    *
    * @throws {StorageError}
    */
-  async noteChangedVolume(): Promise<void> {
+  async noteChangedVolume({ isForeign }: { isForeign: boolean }): Promise<void> {
     this.#mayLack = true
+    this.#isOfAnotherVolume = isForeign
     await this.#marks.takeComplete()
   }
 

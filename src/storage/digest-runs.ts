@@ -3,6 +3,7 @@
 
 import { createHash, type Hash } from 'node:crypto'
 import { closeSync, openSync, readSync } from 'node:fs'
+import { READ } from './filesystem.ts'
 import { failure, type DigestRequest, type StorageReply } from './storage-thread.ts'
 
 /** Long enough to make the system calls cheap, short enough to take turns: about 4 ms of hashing. */
@@ -32,7 +33,7 @@ export class DigestRuns {
   handle(request: DigestRequest): void {
     if (request.kind === 'open') {
       const hash = createHash(request.algorithm)
-      const fd = openSync(request.file, 'r')
+      const fd = openSync(request.file, READ)
       this.#runs.set(request.id, {
         fd,
         hash,

@@ -16,8 +16,11 @@ import {
   unlink,
   type FileHandle,
 } from 'node:fs/promises'
-import { mkdirSync, statSync, type Dirent } from 'node:fs'
+import { constants, mkdirSync, statSync, type Dirent } from 'node:fs'
 import path from 'node:path'
+
+/** How to open what is read: without waiting for whoever writes to it, should somebody have put a pipe there. */
+export const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)
 
 /** A small file to be written. */
 export interface FileContent {

@@ -51,7 +51,7 @@ export function storageCheck(deps: { paths: StoragePaths; writer: FileWriter }):
 export function volumeCheck(deps: {
   logger: Logger
   watch: Pick<VolumeWatch, 'look'>
-  onChange: () => Promise<void>
+  onChange: (change: { isForeign: boolean }) => Promise<void>
 }): StorageCheck {
   const { logger, onChange, watch } = deps
   let wasForeign = false
@@ -73,7 +73,7 @@ export function volumeCheck(deps: {
         logger.warn('stored content was removed or replaced by somebody else; it is fetched again')
       }
       wasForeign = isForeign
-      if (hasChanged) await onChange()
+      if (hasChanged) await onChange({ isForeign })
       if (isForeign) throw new Error(`${message}; restart the cache`)
     },
   }

@@ -172,7 +172,8 @@ export class StorageThread {
     if (this.#waiters.size === 0) worker.unref()
     worker.on('message', (replies: readonly StorageReply[]) => {
       for (const reply of replies) this.#settle(reply)
-      if (!this.#isClosed) this.#post(worker)
+      // What a dead one has replied before is read after it is known to be dead.
+      if (!this.#isClosed && this.#worker === worker) this.#post(worker)
     })
     worker.on('error', (error: Error) => {
       // The next request starts another thread; what this one had begun cannot be finished.

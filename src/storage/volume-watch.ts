@@ -26,11 +26,14 @@ export class VolumeWatch {
   readonly #paths: StoragePaths
   /** At the start, by path. */
   readonly #own = new Map<string, string>()
-  /** What `#own` was at the last look. */
-  #ownSeen = ''
+  /** What `#own` was at the last look; undefined: there was none. */
+  #ownSeen: string | undefined
   #ownHeld: Held | undefined
   /** What memory knows of, as it was at the last look. */
   readonly #content = new Map<string, Held>()
+  /** A look that fails in the middle may have seen it: the next one tells. */
+  #hasChanged = false
+  #isStarted = false
   #isClosed = false
 
   /** @param deps.paths where this process listens at the admin socket already, if it can */
@@ -42,30 +45,34 @@ export class VolumeWatch {
   async start(): Promise<void> {
     const { adminSocket } = this.#paths
     const directory = path.dirname(adminSocket)
-    this.#ownHeld = await hold(directory)
+    this.#ownHeld ??= await hold(directory)
     if (this.#ownHeld) this.#own.set(directory, this.#ownHeld.identity)
     const socket = await identityOf(adminSocket)
     if (socket !== undefined) this.#own.set(adminSocket, socket)
-    this.#ownSeen = [...this.#own.values()].join()
+    this.#isStarted = true
     await this.look()
   }
 
   /** To be called one after the other. @throws {StorageError} it cannot be looked at */
   async look(): Promise<VolumeState> {
+    if (!this.#isStarted) await this.start()
     let foreign: string | undefined
-    const seen: (string | undefined)[] = []
+    const identities: (string | undefined)[] = []
     for (const [file, expected] of this.#own) {
       const identity = await identityOf(file)
       if (identity !== expected) foreign ??= file
-      seen.push(identity)
+      identities.push(identity)
     }
-    let hasChanged = seen.join() !== this.#ownSeen
-    this.#ownSeen = seen.join()
+    const seen = identities.join()
+    if (this.#ownSeen !== undefined && this.#ownSeen !== seen) this.#hasChanged = true
+    this.#ownSeen = seen
     for (const directory of [this.#paths.blobs, this.#paths.repositories]) {
-      if (await this.#lookAtContent(directory)) hasChanged = true
+      await this.#lookAtContent(directory)
     }
     // What goes then is what we take away ourselves.
     if (this.#isClosed) return { hasChanged: false, foreign: undefined }
+    const hasChanged = this.#hasChanged
+    this.#hasChanged = false
     return { hasChanged, foreign }
   }
 
@@ -78,17 +85,19 @@ export class VolumeWatch {
     for (const each of held) await each?.handle.close()
   }
 
-  /** @returns whether it is gone, or another one. One that was not there before is no change: nobody knew of anything in it */
-  async #lookAtContent(directory: string): Promise<boolean> {
+  /** One that was not there before is no change: nobody knew of anything in it. */
+  async #lookAtContent(directory: string): Promise<void> {
     const known = this.#content.get(directory)
-    if (known && (await identityOf(directory)) === known.identity) return false
-    this.#content.delete(directory)
-    await known?.handle.close()
+    if (known) {
+      if ((await identityOf(directory)) === known.identity) return
+      this.#hasChanged = true
+      this.#content.delete(directory)
+      await known.handle.close()
+    }
     const held = await hold(directory)
     // A look may be under way when it is closed.
     if (this.#isClosed) await held?.handle.close()
     else if (held) this.#content.set(directory, held)
-    return known !== undefined
   }
 }
 

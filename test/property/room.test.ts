@@ -167,7 +167,7 @@ class Model {
       case 'tag':
         return this.#tag(FAMILIES[taken.family], taken.repository, taken.tags)
       case 'untag':
-        return void (await rig.remover.untag(taken.repository, tagAt(taken.tag)))
+        return this.#untag(taken.repository, tagAt(taken.tag))
       case 'unlink':
         return this.#unlink(FAMILIES[taken.family], taken.repository)
       case 'pull blob':
@@ -267,6 +267,12 @@ class Model {
       await this.#rig.setTag(tagAt(number), root.digest, repository)
       await this.#checkLimit()
     }
+  }
+
+  async #untag(repository: RepositoryName, tag: Tag): Promise<void> {
+    const { remover, repositories } = this.#rig
+    const digest = await repositories.readTag(repository, tag)
+    if (digest) await remover.untag(repository, tag, digest)
   }
 
   async #unlink(unlinked: Family | undefined, repository: RepositoryName): Promise<void> {

@@ -125,6 +125,44 @@ describe('content that somebody begins to use while its links go', () => {
   })
 })
 
+describe('content that somebody begins to hold while its links go', () => {
+  it('stays with them, also when the index has been told of it by then', async () => {
+    const image = buildImage()
+    const { digest } = image.manifest
+    const rig = await openVolume()
+    await rig.keepImage(image)
+    await rig.inventory.flush()
+    const newcomer = { digest, repository: OTHER_REPOSITORY, kind: 'manifest' } as const
+    const { repositories } = rig
+    const unlink = repositories.unlink.bind(repositories)
+    repositories.unlink = async (link) => {
+      await unlink(link)
+      await repositories.link(newcomer)
+      await rig.index.write([{ change: 'use', link: newcomer, atMs: rig.clock.now() }])
+    }
+
+    expect(await rig.remover.remove(digest)).toBeUndefined()
+
+    expect(await rig.blobs.stat(digest)).toBeDefined()
+    expect(await repositories.has(newcomer)).toBe(true)
+  })
+})
+
+describe('another volume in the place of ours', () => {
+  it('loses nothing by what the index knows of ours', async () => {
+    const { images, rig } = await openTagged()
+    const digest = images[0]?.manifest.digest
+    if (!digest) throw new Error('there is no image')
+    await rig.index.noteChangedVolume({ isForeign: true })
+    await sweep(rig)
+    expect(await rig.remover.remove(digest)).toBeUndefined()
+    expect(await rig.blobs.stat(digest)).toBeDefined()
+    await rig.index.noteChangedVolume({ isForeign: false })
+    await rig.janitor.sweep()
+    expect(await rig.blobs.stat(digest)).toBeUndefined()
+  })
+})
+
 describe('a removal without an index', () => {
   it('is none: who holds the bytes cannot be told', async () => {
     const { images, rig } = await openTagged()

@@ -82,7 +82,9 @@ describe('what tags take on disk', () => {
     }
     await rig.inventory.flush()
     expect(rig.index.totals.tags).toBe(8)
-    await rig.remover.untag(REPOSITORY, tagAt(1))
+    await rig.remover.untag(REPOSITORY, tagAt(1), image.manifest.digest)
+    expect(await rig.repositories.readTag(REPOSITORY, tagAt(1))).toBe(moved.manifest.digest)
+    await rig.remover.untag(REPOSITORY, tagAt(1), moved.manifest.digest)
     await rig.inventory.flush()
     expect(rig.index.totals.tags).toBe(6)
     const link = { digest: image.manifest.digest, kind: 'manifest' } as const

@@ -334,6 +334,10 @@ describe('what is not there', () => {
       const { digest } = blobOf(10, 'pipe')
       await plant(paths, digest, async (file) => execFileSync('mkfifo', [file]))
       await expect(store.open(digest)).rejects.toThrow(StorageError)
+      const info = await store.stat(digest)
+      if (!info) throw new Error('nothing is there')
+      expect(await store.verify(digest, info)).toBe(false)
+      expect(await store.stat(digest)).toBeUndefined()
     },
   )
 

@@ -1,6 +1,7 @@
 import { mkdir, rename, rm, symlink, unlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { StorageError } from '../../../src/storage/filesystem.ts'
 import { StoragePaths } from '../../../src/storage/paths.ts'
 import { VolumeWatch } from '../../../src/storage/volume-watch.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
@@ -112,5 +113,33 @@ describe('the watch of the volume', () => {
     onTestFinished(() => watch.close())
     await watch.start()
     expect(await watch.look()).toEqual(SAME)
+  })
+
+  it('tells of a change after a look that failed', async () => {
+    const { paths, watch } = await startWatch()
+    for (const each of [paths.blobs, paths.repositories]) await mkdir(each, { recursive: true })
+    await watch.look()
+    await rm(paths.blobs, { recursive: true })
+    await mkdir(paths.blobs)
+    await rm(paths.repositories, { recursive: true })
+    await symlink(paths.repositories, paths.repositories)
+    await expect(watch.look()).rejects.toThrow(StorageError)
+    await rm(paths.repositories)
+    expect(await watch.look()).toEqual({ hasChanged: true, foreign: undefined })
+    expect(await watch.look()).toEqual(SAME)
+  })
+
+  it('begins with the first look that succeeds', async () => {
+    const paths = new StoragePaths(await makeTempDirectory())
+    await mkdir(paths.temporary, { recursive: true })
+    await symlink(paths.adminSocket, paths.adminSocket)
+    const watch = new VolumeWatch({ paths })
+    onTestFinished(() => watch.close())
+    await expect(watch.start()).rejects.toThrow(StorageError)
+    await rm(paths.adminSocket)
+    await writeFile(paths.adminSocket, '')
+    expect(await watch.look()).toEqual(SAME)
+    await rm(paths.adminSocket)
+    expect(await watch.look()).toEqual({ hasChanged: true, foreign: paths.adminSocket })
   })
 })
