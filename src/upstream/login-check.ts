@@ -41,42 +41,68 @@ export interface Welcome {
   readonly url: URL
 }
 
+/** What says something of a login beside the ping. */
+export interface Evidence {
+  /** Had before, of another repository than the one that is refused. */
+  readonly other: Welcome | undefined
+  /** Had before, of the one that is refused. */
+  readonly own: Welcome | undefined
+  /** What is believed where no answer says anything. */
+  readonly otherwise: boolean
+}
+
 /**
  * Asks the registry whether it is one, with a password, and for what has been had with one, should it not say so.
  *
  * @param remoteUrl of the registry
- * @param last of another repository than the one that is refused
  * @returns and throws as `givesToken`
  */
 export async function letsIn(
   deps: TokenEndpointDeps,
   remoteUrl: URL,
   login: Password,
-  last: Welcome | undefined,
+  { other, own, otherwise }: Evidence,
 ): Promise<boolean> {
   const url = new URL(remoteUrl)
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/v2/`
   const ping = { method: 'GET', url } as const
   // Some want another login there, or have nothing there. Asked at once: behind a queue, each answer may take long.
-  const lastStatus = last && statusOf(deps, last, login)
-  lastStatus?.catch(nothing)
-  // What everybody gets says nothing of a login.
-  const isGoodForLast = async (): Promise<boolean> => {
-    if (!last || lastStatus === undefined) return false
-    const status = await lastStatus
-    return isWelcome(status) && status !== (await statusOf(deps, last, undefined))
-  }
+  const otherStatus = other && statusOf(deps, other, login)
+  otherStatus?.catch(nothing)
+  const isGoodForOther = async (): Promise<boolean | undefined> =>
+    other && otherStatus && isGoodFor(deps, other, await otherStatus)
   let status: number
   try {
     status = await statusOf(deps, ping, login)
+    // Some let everybody in there.
+    if (status < 400 && (await statusOf(deps, ping, undefined)) >= 400) return true
   } catch (error) {
-    if (await isGoodForLast().catch(() => false)) return true
+    if (await isGoodForOther().catch(() => false)) return true
     throw error
   }
-  if (status !== 401 && status !== 403) return true
-  if (await isGoodForLast()) return true
-  // As does what nobody gets.
-  return status === 403 && (await statusOf(deps, ping, undefined)) === 403
+  const isGood = await isGoodForOther()
+  if (isGood) return true
+  if (status === 401) return false
+  // What nobody gets says nothing either.
+  if (status === 403) return (await statusOf(deps, ping, undefined)) === 403
+  if (isGood === undefined && own) {
+    return (await isGoodFor(deps, own, await statusOf(deps, own, login))) ?? otherwise
+  }
+  return isGood ?? otherwise
+}
+
+/**
+ * @param status with the login
+ * @returns undefined where everybody gets it: that says nothing of a login
+ */
+async function isGoodFor(
+  deps: TokenEndpointDeps,
+  last: Welcome,
+  status: number,
+): Promise<boolean | undefined> {
+  if (!isWelcome(status)) return false
+  if (status !== (await statusOf(deps, last, undefined))) return true
+  return status < 400 ? undefined : false
 }
 
 /** Answers that are given only to those who are let in; a missing manifest is one. */

@@ -205,8 +205,13 @@ export class TokenAuth {
     const check = lease.isGood(async () => {
       let isGood = false
       try {
-        const last = this.#lastOfOther(repository)
-        return (isGood = await letsIn(this.#deps, this.#remoteUrl, login, last))
+        const evidence = {
+          other: this.#lastOfOther(repository),
+          own: this.#welcomes.find((welcome) => welcome.repository === repository),
+          // As for tokens: 401 is about who we are until the login was taken.
+          otherwise: status !== 401 || lease.wasAccepted,
+        }
+        return (isGood = await letsIn(this.#deps, this.#remoteUrl, login, evidence))
       } finally {
         // It is not to be refused again and again.
         if (!isGood) this.#welcomes = []

@@ -52,6 +52,24 @@ function pingsOf({ hits }: SmallServer): number {
   return hits.filter(({ path, headers }) => path === '/v2/' && headers.authorization).length
 }
 
+/** A registry whose `/v2/` answers everybody alike, and that has one secret repository. */
+async function startMute(pingStatus: number) {
+  const rig = { right: 'first' }
+  const server = await startServer((request, response) => {
+    const { headers, url } = request
+    if (url === '/v2/') return response.writeHead(pingStatus).end()
+    const isKnown = headers.authorization === basicOf(rig.right)
+    if (isKnown && !url?.includes('secret')) return response.end(content)
+    return response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end()
+  })
+  const refusals = () =>
+    server.hits.filter(
+      ({ headers: { authorization }, path }) =>
+        path !== '/v2/' && authorization && authorization !== basicOf(rig.right),
+    ).length
+  return Object.assign(rig, { server, refusals })
+}
+
 /** A registry with tokens t1, t2, …, of which it takes the last; it refuses others with `status` and no challenge. */
 async function startTerse(status: number) {
   let sold = 0
@@ -238,5 +256,37 @@ describe('a registry that does not say at /v2/ whether a password is good for an
     isRight = false
     expect((await failureOf(pull('private'))).kind).toBe('login-failed')
     expect(changes).toEqual([true])
+  })
+
+  describe.each([200, 404, 405])('and answers %d there to everybody', (pingStatus) => {
+    it.each([
+      // The request, and what was had of a repository.
+      ['others were', ['one', 'two'], 2],
+      ['that alone was', ['one'], 2],
+      // The request alone.
+      ['nothing was', [], 1],
+    ])('refuses a wrong password a few times, when %s had with it', async (_what, had, times) => {
+      const registry = await startMute(pingStatus)
+      const { changes, pull } = logInto(registry.server)
+      for (const name of had) await pull(name)
+      registry.right = 'second'
+      const before = registry.refusals()
+      for (const name of ['one', 'one', 'two', 'three']) {
+        expect((await failureOf(pull(name))).kind).toBe('login-failed')
+      }
+      expect(registry.refusals() - before).toBe(times)
+      expect(changes).toEqual([true])
+    })
+
+    it('takes no login from others for a repository that is forbidden', async () => {
+      const { server } = await startMute(pingStatus)
+      const { changes, pull } = logInto(server)
+      await pull('open')
+      for (const name of ['secret/a', 'secret/b']) {
+        expect((await failureOf(pull(name))).kind).toBe('denied')
+      }
+      await pull('other')
+      expect(changes).toEqual([])
+    })
   })
 })
