@@ -176,9 +176,11 @@ export class LoginGuard {
     }
     if (probeMs < Infinity) cancelTimer = this.#deps.clock.setTimer(probeMs, release)
     const before = this.#memory.refusal
-    // What another has found out since is not to be counted twice.
+    const acceptedBefore = this.#acceptedKey
+    // What another has found out since is not to be counted twice, and a login that was taken since is the newer one.
     const isUsable = (): boolean =>
-      this.#memory.refusal === before || this.#memory.refusal?.key !== key
+      (this.#memory.refusal === before || this.#memory.refusal?.key !== key) &&
+      [undefined, acceptedBefore, key].includes(this.#acceptedKey)
     return {
       ...this.#lease(login, key, isUsable),
       wasAccepted: false,

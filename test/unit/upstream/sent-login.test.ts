@@ -5,6 +5,7 @@ import type { ServerResponse } from 'node:http'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
+import { FILE_LIFETIME_MS } from '../../../src/upstream/credential-files.ts'
 import { startFakeUpstream } from '../../support/fake-upstream.ts'
 import { buildImage } from '../../support/images.ts'
 import { makeTempDirectory } from '../../support/temp-directory.ts'
@@ -295,6 +296,43 @@ describe('a registry that takes seconds to refuse a password', () => {
     }
     for (const failure of await Promise.all(failures)) expect(failure.kind).toBe('login-failed')
     expect(waiting).toHaveLength(14)
+  })
+})
+
+describe('an answer to a login that comes after another was taken', () => {
+  it.each(['accepted', 'refused'])('changes nothing, when it was %s', async (outcome) => {
+    const waiting: ServerResponse[] = []
+    let hold = true
+    const server = await startServer((request, response) => {
+      const { authorization } = request.headers
+      if (authorization === undefined) return refuse(response)
+      if (hold || request.url?.includes('held')) return void waiting.push(response)
+      return response.end(content)
+    })
+    const passwordFile = join(await makeTempDirectory(), 'password')
+    await writeFile(passwordFile, 'old')
+    const { client, clock } = makeClient(server.url, {
+      credentials: { kind: 'files', username: 'robot', passwordFile },
+    })
+    const pull = (name: string) => client.getManifest(repositoryOf(name), 'a')
+    const late = pull('late')
+    await waitFor('the old one to be tried', () => waiting.length === 1)
+    await writeFile(passwordFile, 'new')
+    // Read again.
+    await clock.advance(FILE_LIFETIME_MS)
+    hold = false
+    await pull('one')
+    const [first] = waiting.splice(0)
+    if (outcome === 'accepted') first?.end(content)
+    else refuse(first)
+    await late
+    // Nobody has to find out about the new one.
+    const others = ['held/a', 'held/b'].map(pull)
+    await waitFor('both to go', () => waiting.length === 2)
+    for (const response of waiting) response.end(content)
+    await Promise.all(others)
+    expect(server.count('/v2/late')).toBe(outcome === 'accepted' ? 2 : 3)
+    expect(server.hits.filter(({ path }) => path === '/v2/')).toEqual([])
   })
 })
 
