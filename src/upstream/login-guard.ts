@@ -12,6 +12,7 @@ import { CredentialsError, type Credentials, type Login } from './login.ts'
 import { LoginWithdrawn, type LoginLease, type SentLease } from './login-lease.ts'
 import type { LoginMemory, Refusal } from './login-memory.ts'
 import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW, type Ticket } from './login-window.ts'
+import { SharedCheck } from './shared-check.ts'
 import { UpstreamError } from './upstream-error.ts'
 
 /** Doubled with each refusal: five in the first quarter of an hour. Docker Hub locks for ten minutes. */
@@ -20,9 +21,6 @@ const REST_MAX_MS = 60 * 60_000
 
 /** A source that gives another wrong login each time it is asked must not become a loop either. */
 const CHANGE_PAUSE_MS = 10_000
-
-/** What a check of the login found is believed for so long: refusals may come by the hundred. */
-const CHECK_MS = 1_000
 
 /** Who has no answer by then may be waiting for content: the next one finds out about the login. */
 const PROBE_MS = 1_000
@@ -37,6 +35,8 @@ const UNAVAILABLE_RETRY_MS = 10_000
 interface GuardedLease extends LoginLease {
   /** What is known of the login allows its use still. */
   readonly isUsable: () => boolean
+  /** Just before the login goes: what was found out before then says nothing of an answer that comes now. */
+  readonly goes: () => void
   /** A refusal has come, and it is found out what it is about: up to `release` nobody else needs to. */
   readonly suspect: () => void
   /** That could not be found out. */
@@ -61,10 +61,9 @@ export class LoginGuard {
   /** Requests that carry the login themselves. */
   readonly #requests: LoginWindow
   readonly #memory: LoginMemory
+  readonly #check: SharedCheck
   /** The login that the upstream took last. */
   #acceptedKey: string | undefined
-  #check:
-    { readonly key: string; answeredAtMs: number; readonly isGood: Promise<boolean> } | undefined
   /** A login that was refused, nobody knows why. */
   #doubted: { readonly key: string; readonly times: number; readonly untilMs: number } | undefined
   /** Who finds out; resolved when it is known, or when that one gave up. */
@@ -76,6 +75,7 @@ export class LoginGuard {
     this.#deps = deps
     this.#name = name
     this.#memory = deps.memory ?? {}
+    this.#check = new SharedCheck(deps.clock)
     this.#questions = new LoginWindow(deps.clock, TOKEN_WINDOW)
     this.#requests = new LoginWindow(deps.clock, REQUEST_WINDOW)
   }
@@ -211,11 +211,16 @@ export class LoginGuard {
 
   /** Of a login that was taken before. What it does counts only as long as no other has taken its place. */
   #lease(login: Login, key: string, isUsable = () => key === this.#acceptedKey): GuardedLease {
+    let goodBefore = this.#check.goodTimes
     return {
       login,
       wasAccepted: true,
       isUsable,
-      isGood: (ask) => (isUsable() ? this.#checked(key, ask) : Promise.resolve(false)),
+      goes: () => {
+        goodBefore = this.#check.goodTimes
+      },
+      isGood: (ask) =>
+        isUsable() ? this.#check.isGood(key, goodBefore, ask) : Promise.resolve(false),
       suspect: nothing,
       doubt: () => this.#doubt(key),
       accepted: nothing,
@@ -224,15 +229,6 @@ export class LoginGuard {
       },
       release: nothing,
     }
-  }
-
-  #checked(key: string, ask: () => Promise<boolean>): Promise<boolean> {
-    const known = this.#check
-    if (known?.key === key && this.#nowMs() - known.answeredAtMs < CHECK_MS) return known.isGood
-    const isGood = ask().finally(() => (check.answeredAtMs = this.#nowMs()))
-    const check = { key, answeredAtMs: Infinity, isGood }
-    this.#check = check
-    return isGood
   }
 
   #inTurn(lease: LoginLease, ticket: Ticket): LoginLease {
@@ -267,7 +263,11 @@ export class LoginGuard {
           window.leave(ticket)
           throw new LoginWithdrawn()
         },
-        mayGo: () => isUsable() && (!ticket || window.isOpenTo(ticket)),
+        mayGo: () => {
+          const mayGo = isUsable() && (!ticket || window.isOpenTo(ticket))
+          if (mayGo) lease.goes()
+          return mayGo
+        },
         leave: (status) => {
           if (status === 401 && isUsable()) {
             // Before it leaves: the next one must not go in its place.
