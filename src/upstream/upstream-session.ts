@@ -173,7 +173,9 @@ export class UpstreamSession {
       const { leftOrigin, status } = answer
       // A stranger that we were sent on to gets no credentials, and its 401 says nothing about ours.
       const isRefusal = mayBeAbout(grant, status) && !leftOrigin
-      const mayRenew = isRefusal && renewals < (status === 400 ? 1 : RENEWALS_MAX)
+      // A login is always looked into: it is good, or rests, and of those that come in its place few are tried.
+      const renewalsMax = grant?.lease ? Infinity : status === 400 ? 1 : RENEWALS_MAX
+      const mayRenew = isRefusal && renewals < renewalsMax
       if (!mayRenew) this.#auth.settle(grant, { method, url, repository, status, leftOrigin })
       if (expected.includes(status)) return answer
       const failure = await failedAnswer(answer, this.#name, this.#clock)

@@ -1,6 +1,7 @@
 // Who may try which credentials when: the guard and the tokens together, over real sockets.
 
 import type { ServerResponse } from 'node:http'
+import { writeFileSync } from 'node:fs'
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
@@ -244,6 +245,21 @@ describe('credentials that change', () => {
     await writeFile(passwordFile, password)
     await Promise.all(Array.from({ length: 10 }, () => pull(rig)))
     expect(warnings(rig)).toEqual([])
+  })
+
+  it('and are wrong as well are no word about the repository', async () => {
+    const passwordFile = join(await makeTempDirectory(), 'password')
+    await writeFile(passwordFile, 'first')
+    const server = await startServer((request, response) => {
+      const { authorization } = request.headers
+      if (authorization === basicOf('first')) writeFileSync(passwordFile, 'second')
+      response.writeHead(401, { 'www-authenticate': 'Basic realm="x"' }).end()
+    })
+    const rig = logInto(server, { kind: 'files', username: 'robot', passwordFile })
+    expect((await failureOf(pull(rig))).kind).toBe('login-failed')
+    expect(rig.changes).toEqual([true])
+    // Without one, and with each of them: the request, and whether it is good for anything.
+    expect(server.hits).toHaveLength(5)
   })
 
   it('end the rest of those that were refused', async () => {
