@@ -72,7 +72,7 @@ export async function openStorage(
   const index = await ContentIndex.open({ paths, writer, logger })
   const descriptors = await createDescriptorCache(configuration, { clock, logger })
   const watch = new VolumeWatch({ paths })
-  await guard.attempt(() => watch.start())
+  await guard.attempt(() => watch.look())
   return {
     paths,
     writer,

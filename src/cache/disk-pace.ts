@@ -7,6 +7,7 @@ import type { Logger } from 'pino'
 import type { Clock } from '../clock.ts'
 import { SMALL_BLOB_MAX_BYTES, type BlobStore } from '../storage/blob-store.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
+import { leaveOnAbort } from '../upstream/call-budget.ts'
 
 /** Not yet written: some dozen small blobs. With fewer the disk would rest while their successors arrive. */
 const BEHIND_BYTES = 1024 * 1024
@@ -44,7 +45,8 @@ export class DiskPace {
     const isBehind = this.#wait !== undefined || this.#deps.blobs.patientBytes > BEHIND_BYTES
     if (!isBehind || !isSmall(sizeBytes ?? 0) || signal.aborted) return undefined
     this.#wait ??= this.#untilCaughtUp()
-    return this.#isPatient ? unlessAborted(this.#wait, signal) : undefined
+    if (!this.#isPatient) return undefined
+    return leaveOnAbort(this.#wait, signal).catch(() => undefined)
   }
 
   /** Whether there is room in memory for one more blob of this size until the disk takes it. */
@@ -86,15 +88,4 @@ export class DiskPace {
 
 function isSmall(sizeBytes: number): boolean {
   return sizeBytes <= SMALL_BLOB_MAX_BYTES
-}
-
-function unlessAborted(wait: Promise<void>, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const go = (): void => {
-      signal.removeEventListener('abort', go)
-      resolve()
-    }
-    signal.addEventListener('abort', go, { once: true })
-    void wait.then(go)
-  })
 }

@@ -1,6 +1,7 @@
 // What takes the space: by upstream, by repository, by age. Every blob counts once in the sums. In the rows it counts
 // for each that holds it, and the bytes that nobody else holds are told beside: that is what removing one would free.
 
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { BlobEntry, ContentIndex, LinkEntry } from '../storage/content-index.ts'
@@ -115,12 +116,6 @@ async function* withHolders(
 async function next(links: AsyncGenerator<LinkEntry>): Promise<LinkEntry | undefined> {
   const step = await links.next()
   return step.done ? undefined : step.value
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve)
-  })
 }
 
 interface Sums {

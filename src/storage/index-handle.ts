@@ -7,6 +7,7 @@
 // somebody to read meanwhile nevertheless, lmdb would throw.
 
 import { statSync } from 'node:fs'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Logger } from 'pino'
 import { StorageError } from './filesystem.ts'
 import { openTables, type IndexDatabase, type IndexTables } from './index-database.ts'
@@ -160,13 +161,14 @@ export class IndexHandle {
   }
 
   async #reopen({ root }: IndexDatabase): Promise<void> {
-    const isFlushed = await Promise.resolve(root.flushed).then(
-      () => true,
-      () => false,
-    )
+    try {
+      await root.flushed
+    } catch {
+      return
+    }
     // A turn of its own: what was to be done in the last one is done.
     await nextTurn()
-    if (!isFlushed || this.#iterators > 0) return
+    if (this.#iterators > 0) return
     // If another file has its name by now, what is mapped is all that there is of this one.
     if (identityOf(this.#deps.file) !== this.#identity) return
     // If it fails it is closed nevertheless, or as good as that.
@@ -227,10 +229,4 @@ function identityOf(file: string): string | undefined {
   } catch {
     return undefined
   }
-}
-
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve)
-  })
 }

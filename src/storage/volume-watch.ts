@@ -33,7 +33,7 @@ export class VolumeWatch {
   readonly #content = new Map<string, Held>()
   /** A look that fails in the middle may have seen it: the next one tells. */
   #hasChanged = false
-  #isStarted = false
+  #isBegun = false
   #isClosed = false
 
   /** @param deps.paths where this process listens at the admin socket already, if it can */
@@ -41,21 +41,13 @@ export class VolumeWatch {
     this.#paths = deps.paths
   }
 
-  /** Takes what there is now for what there should be. @throws {StorageError} it cannot be looked at */
-  async start(): Promise<void> {
-    const { adminSocket } = this.#paths
-    const directory = path.dirname(adminSocket)
-    this.#ownHeld ??= await hold(directory)
-    if (this.#ownHeld) this.#own.set(directory, this.#ownHeld.identity)
-    const socket = await identityOf(adminSocket)
-    if (socket !== undefined) this.#own.set(adminSocket, socket)
-    this.#isStarted = true
-    await this.look()
-  }
-
-  /** To be called one after the other. @throws {StorageError} it cannot be looked at */
+  /**
+   * Takes what there is at the first look that succeeds for what there should be. To be called one after the other.
+   *
+   * @throws {StorageError} it cannot be looked at
+   */
   async look(): Promise<VolumeState> {
-    if (!this.#isStarted) await this.start()
+    if (!this.#isBegun) await this.#begin()
     let foreign: string | undefined
     const identities: (string | undefined)[] = []
     for (const [file, expected] of this.#own) {
@@ -83,6 +75,16 @@ export class VolumeWatch {
     this.#content.clear()
     this.#ownHeld = undefined
     for (const each of held) await each?.handle.close()
+  }
+
+  async #begin(): Promise<void> {
+    const { adminSocket } = this.#paths
+    const directory = path.dirname(adminSocket)
+    this.#ownHeld ??= await hold(directory)
+    if (this.#ownHeld) this.#own.set(directory, this.#ownHeld.identity)
+    const socket = await identityOf(adminSocket)
+    if (socket !== undefined) this.#own.set(adminSocket, socket)
+    this.#isBegun = true
   }
 
   /** One that was not there before is no change: nobody knew of anything in it. */

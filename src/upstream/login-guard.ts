@@ -187,9 +187,6 @@ export class LoginGuard {
       accepted: () => {
         if (isUsable()) this.#accept(key)
       },
-      refused: (reason) => {
-        if (isUsable()) this.#refuse(key, reason)
-      },
       suspect: () => {
         release()
         giveWay = this.#haveOthersWait()

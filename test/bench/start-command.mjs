@@ -1,4 +1,4 @@
-// How `npm start` starts the program, for what is measured. The same as test/support/start-command.ts, without types.
+// How `npm start` starts the program: what package.json says is what tests and benchmarks measure.
 
 import { readFileSync } from 'node:fs'
 
@@ -7,6 +7,8 @@ const words = scripts.start.split(' ')
 
 /** Of Node. */
 export const START_FLAGS = words.filter((word) => word.startsWith('--'))
+
+/** By name. */
 export const START_ENVIRONMENT = Object.fromEntries(
   words.filter((word) => /^[A-Z_]+=/.test(word)).map((word) => word.split('=')),
 )

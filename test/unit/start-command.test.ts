@@ -1,7 +1,9 @@
 import { readFileSync } from 'node:fs'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { START_FLAGS, START_VARIABLES } from '../support/start-command.ts'
+import { START_ENVIRONMENT, START_FLAGS } from '../bench/start-command.mjs'
+
+const START_VARIABLES = Object.entries(START_ENVIRONMENT).map(([name, value]) => `${name}=${value}`)
 
 const read = (file: string): string =>
   readFileSync(path.join(import.meta.dirname, '../..', file), 'utf8')

@@ -16,7 +16,7 @@ async function startWatch() {
   const paths = new StoragePaths(path.join(root, 'volume'))
   await fill(paths)
   const watch = new VolumeWatch({ paths })
-  await watch.start()
+  await watch.look()
   onTestFinished(() => watch.close())
   const mount = async (name: string): Promise<void> => {
     await mkdir(path.join(root, name), { recursive: true })
@@ -111,7 +111,7 @@ describe('the watch of the volume', () => {
     await unlink(paths.adminSocket)
     const watch = new VolumeWatch({ paths })
     onTestFinished(() => watch.close())
-    await watch.start()
+    await watch.look()
     expect(await watch.look()).toEqual(SAME)
   })
 
@@ -135,7 +135,7 @@ describe('the watch of the volume', () => {
     await symlink(paths.adminSocket, paths.adminSocket)
     const watch = new VolumeWatch({ paths })
     onTestFinished(() => watch.close())
-    await expect(watch.start()).rejects.toThrow(StorageError)
+    await expect(watch.look()).rejects.toThrow(StorageError)
     await rm(paths.adminSocket)
     await writeFile(paths.adminSocket, '')
     expect(await watch.look()).toEqual(SAME)
