@@ -35,5 +35,5 @@ EXPOSE 5000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["node", "/app/dist/main.js", "health"]
 # The flags and the variable keep memory flat, as in `npm start`.
 ENV MALLOC_ARENA_MAX=2
-ENTRYPOINT ["node", "--max-semi-space-size=4", "--heap-growing-percent=30", "--v8-pool-size=2", "/app/dist/main.js"]
+ENTRYPOINT ["node", "--expose-gc", "--max-semi-space-size=4", "--heap-growing-percent=30", "--v8-pool-size=2", "/app/dist/main.js"]
 CMD ["serve"]

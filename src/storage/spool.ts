@@ -18,6 +18,7 @@ import { StorageError, openFile, type FileContent } from './filesystem.ts'
 import { AbandonedError, ContentMismatchError } from './spool-error.ts'
 import { SpoolHash } from './spool-hash.ts'
 import type { LagAllowance } from './lag-allowance.ts'
+import { noteGarbage } from './network-garbage.ts'
 import type { SpoolDeps, SpoolOptions } from './spool-options.ts'
 import { SpoolReader, SpoolReaders, type ReadOptions } from './spool-reader.ts'
 
@@ -151,6 +152,7 @@ export class Spool {
       throw this.#mismatch(`more than the ${this.#sizeBytes} bytes announced`)
     }
     this.#window.append(chunk, (this.#sizeBytes ?? Infinity) - this.receivedBytes)
+    noteGarbage(chunk.length)
     this.#flushIfDue()
     if (this.receivedBytes - this.#publishedBytes > UNWRITTEN_MAX_BYTES) return this.#flushing
     return this.isKept ? undefined : this.#waitForReaders()
