@@ -1,6 +1,7 @@
 // The results as text: a table for each measurement, with ratios to the peers, then the verdicts.
 
 import os from 'node:os'
+import { IN_SERVICE } from './scenarios.mjs'
 
 const PEERS = ['docker-registry', 'nginx']
 /** Cores that others used while we measured, from which on wall times should not be quoted. */
@@ -15,7 +16,8 @@ export function describeRun({ targets, leftOut, quick, sizes, runs }) {
     'Clients, server and upstream share these cores. Medians; targets take turns within each measurement.',
     ...targets.map(({ name, version, settings }) => `${name} ${version}: ${settings}`),
     `Runs: ${runs}. Data: ${JSON.stringify(sizes)}`,
-    'Every cold run starts on an empty cache, in a server that has just pulled 65 other blobs; : 3,000.',
+    'Every cold run starts on an empty cache, in a server that has just pulled a few dozen other blobs; ' +
+      `"${IN_SERVICE}", ${sizes.otherBlobs} of them.`,
   ]
   if (quick)
     lines.push('QUICK: small data, one run. For orientation; the goals are meant for a full run.')

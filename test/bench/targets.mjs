@@ -1,7 +1,7 @@
 // The servers that are compared, each with the settings that suit it best, in front of the same origin,
 // and the origin itself as the target `direct`.
 
-import { mkdir, rm, stat, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -9,6 +9,9 @@ import { fetchAll } from './drivers.mjs'
 import { untilIdle } from './measure.mjs'
 import { freePort, run, startServer, stopServer, untilItAnswers } from './processes.mjs'
 import { START_ENVIRONMENT, START_FLAGS } from './start-command.mjs'
+
+/** A medium blob of the data set is one. */
+const LARGE_FILE_MIN_BYTES = 1_000_000
 
 const root = fileURLToPath(new URL('../../', import.meta.url))
 const layoverMain = path.join(root, 'dist', 'main.js')
@@ -21,10 +24,10 @@ const layover = {
     const built = await stat(layoverMain).catch(() => undefined)
     return built && createRequire(import.meta.url)(path.join(root, 'package.json')).version
   },
-  config: ({ directory, port, upstream }) => `version: 0.1
+  config: ({ cache, port, upstream }) => `version: 0.1
 storage:
   filesystem:
-    rootdirectory: ${directory}/cache
+    rootdirectory: ${cache}
 http:
   addr: 127.0.0.1:${port}
 proxy:
@@ -43,14 +46,14 @@ const dockerRegistry = {
     const { stdout } = await run('docker-registry', ['--version'])
     return stdout.trim().split(' ').at(-1)
   },
-  config: ({ directory, port, upstream }) => `version: 0.1
+  config: ({ cache, port, upstream }) => `version: 0.1
 log:
   level: error
   accesslog:
     disabled: true
 storage:
   filesystem:
-    rootdirectory: ${directory}/cache
+    rootdirectory: ${cache}
   delete:
     enabled: true
   cache:
@@ -73,7 +76,7 @@ const nginx = {
     const { stderr } = await run('nginx', ['-v'])
     return stderr.trim().split('/').at(-1)
   },
-  config: ({ directory, port, upstream }) => `
+  config: ({ cache, directory, port, upstream }) => `
 ${process.getuid() === 0 ? 'user root;' : '# workers run as whoever started this'}
 worker_processes auto;
 daemon off;
@@ -93,7 +96,7 @@ http {
 ${['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
   .map((kind) => `  ${kind}_temp_path ${directory}/${kind};`)
   .join('\n')}
-  proxy_cache_path ${directory}/cache levels=1:2 keys_zone=content:50m max_size=20g inactive=7d
+  proxy_cache_path ${cache} levels=1:2 keys_zone=content:50m max_size=20g inactive=7d
                    use_temp_path=off;
   upstream origin {
     server ${upstream};
@@ -146,6 +149,7 @@ export class Target {
   #port
   #child
   #warm = new Set()
+  #cachesUsed = 0
 
   /** @param deps.priming paths pulled after each start, so that no server is measured on its first steps */
   constructor(kind, { directory, origin, priming }) {
@@ -188,7 +192,8 @@ export class Target {
   /** The server anew with an empty cache, and used to work by a few pulls of something else. */
   async chill() {
     await this.stop()
-    await rm(path.join(this.#directory, 'cache'), { recursive: true, force: true })
+    await removeLargeFiles(this.#cache)
+    this.#cachesUsed++
     await this.#start()
     await fetchAll(this.url, this.#priming)
     await this.untilIdle()
@@ -204,19 +209,41 @@ export class Target {
     this.#warm.clear()
   }
 
+  get #cache() {
+    return path.join(this.#directory, `cache-${this.#cachesUsed}`)
+  }
+
   async #start() {
-    await mkdir(path.join(this.#directory, 'cache'), { recursive: true })
+    await mkdir(this.#cache, { recursive: true })
     this.#port ??= await freePort()
     const configFile = path.join(this.#directory, 'config')
     const upstream = new URL(this.#origin.url).host
     await writeFile(
       configFile,
-      this.#kind.config({ directory: this.#directory, port: this.#port, upstream }),
+      this.#kind.config({
+        directory: this.#directory,
+        cache: this.#cache,
+        port: this.#port,
+        upstream,
+      }),
     )
     const [command, args] = this.#kind.command(configFile, this.#directory)
     const { logFile } = this
     this.#child = startServer(command, args, { logFile, env: this.#kind.env })
     await untilItAnswers(this.#child, `${this.url}/v2/`, logFile)
+  }
+}
+
+/**
+ * Makes room on the disk. The thousands of small files stay until all is over: ext4 does not use inodes again that were
+ * freed in the last minutes, and passes over them one by one, so whoever is measured after an emptied cache looks slow.
+ */
+async function removeLargeFiles(directory) {
+  const entries = await readdir(directory, { recursive: true, withFileTypes: true }).catch(() => [])
+  for (const entry of entries.filter((each) => each.isFile())) {
+    const file = path.join(entry.parentPath ?? entry.path, entry.name)
+    const { size } = await stat(file)
+    if (size >= LARGE_FILE_MIN_BYTES) await rm(file)
   }
 }
 
