@@ -11,7 +11,7 @@ export interface Notes {
   readonly removed: Set<Digest>
   readonly unlinked: Map<string, Extract<IndexChange, { change: 'unlink' }>>
   readonly untagged: Map<string, TagChange>
-  readonly uses: Map<string, { readonly link: Link; readonly atMs: number }>
+  readonly uses: Map<string, { readonly link: Link; atMs: number }>
   /** Of the uses. */
   readonly used: Set<Digest>
   readonly stored: Map<Digest, Extract<IndexChange, { change: 'store' }>>

@@ -199,10 +199,16 @@ export class Inventory {
   touch(link: Link): void {
     const { used, uses } = this.#notes
     const key = keyOf(link.digest, link.repository)
+    const atMs = this.#deps.clock.now()
+    const noted = uses.get(key)
+    if (noted?.link.kind === link.kind) {
+      noted.atMs = atMs
+      return
+    }
     if (uses.size >= NOTES_MAX) this.onUrgent()
     // The index cannot be written for a long time: what is forgotten counts as less recently used, that is all.
-    if (uses.size >= 2 * NOTES_MAX && !uses.has(key)) return
-    uses.set(key, { link, atMs: this.#deps.clock.now() })
+    if (uses.size >= 2 * NOTES_MAX && !noted) return
+    uses.set(key, { link, atMs })
     used.add(link.digest)
   }
 

@@ -48,8 +48,8 @@ export interface Address {
   readonly otherNs?: RegistryHost | undefined
 }
 
-/** A refusal, or what is found; both are remembered. */
-type Located = Omit<Repository, 'registry' | 'via'> | string
+/** A refusal, or what is found, for a request that comes from a client; both are remembered. */
+type Located = Repository | string
 
 /** Names answered without building an object again. */
 const REMEMBERED_MAX = 10_000
@@ -80,12 +80,8 @@ export class Repositories {
     if (typeof located === 'string') {
       throw new RegistryError(absentCode, { detail: { reason: located } })
     }
-    const { registry } = located.upstream
-    return {
-      ...located,
-      via,
-      registry: via === undefined ? registry : new ForwardedRegistry(registry, via),
-    }
+    if (via === undefined) return located
+    return { ...located, via, registry: new ForwardedRegistry(located.upstream.registry, via) }
   }
 
   /**
@@ -102,10 +98,7 @@ export class Repositories {
   }
 
   #locate(address: Address, name: RepositoryName): Located {
-    const { bound = '', ns = '', otherNs = '', prefix = '' } = address
-    const host = this.#upstreams.findByHost(address.host)?.name ?? ''
-    // None of the parts has a space.
-    const key = `${name} ${bound} ${prefix} ${ns} ${otherNs} ${host}`
+    const key = keyOf(address, name, this.#upstreams.findByHost(address.host)?.name)
     const known = this.#remembered.get(key)
     if (known !== undefined) return known
     const located = this.#find(address, name)
@@ -134,7 +127,8 @@ export class Repositories {
     const isOthers = this.#upstreams.nameAt(upstream, storedName) === undefined
     if (isOthers) return notBelow(name, upstream)
     if (!upstream.allows(name)) return `${upstream.name}: ${name} is not allowed here`
-    return { upstream, name, storedName, namespace: upstream.namespace }
+    const { namespace, registry } = upstream
+    return { upstream, registry, name, storedName, namespace }
   }
 
   /** The upstream that the name begins with. */
@@ -175,6 +169,13 @@ export class Repositories {
     )
     return reason
   }
+}
+
+/** None of the parts has a space. Docker's requests have but a name: these cost nothing. */
+function keyOf(address: Address, name: RepositoryName, host: string | undefined): string {
+  const { bound, ns, otherNs, prefix } = address
+  if (!bound && !ns && !otherNs && !prefix && !host) return name
+  return [name, bound, ns, otherNs, prefix, host].join(' ')
 }
 
 function unknown(registry: string): string {

@@ -2,11 +2,11 @@
 // no client treats 500 well, and a stack trace is nobody's business.
 
 import { RegistryError } from '../oci/registry-error.ts'
-import type { Headers } from './exchange.ts'
+import type { HeaderList } from './exchange.ts'
 
 export interface ErrorResponse {
   readonly status: number
-  readonly headers: Headers
+  readonly headers: HeaderList
   readonly body: { readonly errors: readonly { code: string; message: string; detail?: unknown }[] }
   /** False: a bug of ours, to be logged as one. */
   readonly isExpected: boolean
@@ -28,9 +28,10 @@ export function errorResponse(
   const isHidden = known.code === 'TOOMANYREQUESTS' && rateLimitStatus === 503
   const { code, message, status } = isHidden ? new RegistryError('UNAVAILABLE') : known
   const { detail, retryAfterMs } = known
-  const headers: Headers = {}
-  if (retryAfterMs !== undefined) headers['Retry-After'] = Math.ceil(retryAfterMs / 1000)
-  if (status === 405) headers['Allow'] = 'GET, HEAD'
+  const headers: HeaderList = []
+  if (retryAfterMs !== undefined)
+    headers.push('Retry-After', String(Math.ceil(retryAfterMs / 1000)))
+  if (status === 405) headers.push('Allow', 'GET, HEAD')
   const entry = detail === undefined ? { code, message } : { code, message, detail }
   return { status, headers, body: { errors: [entry] }, isExpected: known === error }
 }

@@ -7,7 +7,8 @@ import type { Freshness } from '../cache/answer.ts'
 import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 
-export type Headers = Record<string, string | number>
+/** Names and values in turn: what Node takes without looking at each again. */
+export type HeaderList = string[]
 
 /** Up to this size a body goes out in one system call with the headers, if it is a string: a third cheaper. */
 const JOINED_BODY_MAX_BYTES = 16 * 1024
@@ -50,10 +51,10 @@ export class Exchange {
   /** Monotonic; undefined until the headers went out. */
   headersSentMs: number | undefined
   readonly #clock: Clock
-  readonly #commonHeaders: readonly string[]
+  readonly #commonHeaders: Readonly<HeaderList>
 
   constructor(
-    deps: { clock: Clock; commonHeaders: readonly string[] },
+    deps: { clock: Clock; commonHeaders: Readonly<HeaderList> },
     options: {
       request: IncomingMessage
       response: ServerResponse
@@ -76,20 +77,18 @@ export class Exchange {
   }
 
   /** Sends the status line and headers. The body, if any, is the caller's. */
-  begin(status: number, headers: Headers): void {
+  begin(status: number, headers: HeaderList): void {
     this.headersSentMs = this.#clock.monotonic()
-    // Names and values in turn: what Node takes without looking at each again.
-    const flat = [...this.#commonHeaders]
-    if (this.namespace !== undefined) flat.push('OCI-Namespace', this.namespace)
-    for (const name in headers) flat.push(name, String(headers[name]))
-    this.response.writeHead(status, flat)
+    const all = this.#commonHeaders.concat(headers)
+    if (this.namespace !== undefined) all.push('OCI-Namespace', this.namespace)
+    this.response.writeHead(status, all)
   }
 
   /** Sends a whole answer; `headers` becomes this function's. `Content-Length` is that of `body`, also for HEAD, which gets no body. */
-  send(status: number, headers: Headers, body: Buffer | string = ''): void {
+  send(status: number, headers: HeaderList, body: Buffer | string = ''): void {
     const sizeBytes = typeof body === 'string' ? Buffer.byteLength(body) : body.length
     const hasBody = status !== 304
-    if (hasBody) headers['Content-Length'] = sizeBytes
+    if (hasBody) headers.push('Content-Length', String(sizeBytes))
     this.begin(status, headers)
     if (this.isHead || !hasBody) {
       this.response.end()
@@ -102,10 +101,10 @@ export class Exchange {
     else this.response.end(body)
   }
 
-  sendJson(status: number, headers: Headers, value: unknown): void {
+  sendJson(status: number, headers: HeaderList, value: unknown): void {
     this.send(
       status,
-      { 'Content-Type': 'application/json', ...headers },
+      ['Content-Type', 'application/json', ...headers],
       `${JSON.stringify(value)}\n`,
     )
   }

@@ -3,7 +3,7 @@
 
 import type { Freshness } from '../cache/answer.ts'
 import type { CacheOutcome } from '../telemetry/metrics.ts'
-import type { Headers } from './exchange.ts'
+import type { HeaderList } from './exchange.ts'
 
 const CACHE_NAME = 'layover'
 
@@ -21,13 +21,13 @@ const X_CACHE: Readonly<Record<CacheOutcome, string>> = {
  *
  * @param nowMs since the epoch
  */
-export function addFreshness(headers: Headers, freshness: Freshness, nowMs: number): Headers {
+export function addFreshness(headers: HeaderList, freshness: Freshness, nowMs: number): HeaderList {
   const { asOfMs, outcome, staleReason } = freshness
-  headers['Cache-Status'] = cacheStatus(freshness, nowMs)
-  headers['X-Cache'] = X_CACHE[outcome]
-  if (X_CACHE[outcome] !== 'MISS') headers['Age'] = Math.max(0, seconds(nowMs - asOfMs))
+  const xCache = X_CACHE[outcome]
+  headers.push('Cache-Status', cacheStatus(freshness, nowMs), 'X-Cache', xCache)
+  if (xCache !== 'MISS') headers.push('Age', String(Math.max(0, seconds(nowMs - asOfMs))))
   if (staleReason !== undefined)
-    headers['Warning'] = `299 - "${CACHE_NAME}: ${quotable(staleReason)}"`
+    headers.push('Warning', `299 - "${CACHE_NAME}: ${quotable(staleReason)}"`)
   return headers
 }
 

@@ -14,7 +14,7 @@ import { MEDIA_TYPES } from '../oci/manifest.ts'
 import { formatReference, type Reference, type RepositoryName } from '../oci/reference.ts'
 import { RegistryError } from '../oci/registry-error.ts'
 import { parseRegistryHost, type RegistryHost } from '../oci/registry-host.ts'
-import type { Exchange, Headers } from './exchange.ts'
+import type { Exchange, HandlerName, HeaderList } from './exchange.ts'
 import { addFreshness } from './freshness-headers.ts'
 import { matchesNone, selectRange, type ByteRange } from './range.ts'
 import { findBase, parseTarget } from './request-target.ts'
@@ -80,7 +80,7 @@ export class RegistryRoutes {
       path.length < url.length ? new URLSearchParams(url.slice(path.length + 1)) : undefined
     const base = findBase(path, this.#options.prefix)
     if (base && path.length < base.path.length) {
-      exchange.send(301, { Location: base.path })
+      exchange.send(301, ['Location', base.path])
       return
     }
     const target = base && parseTarget(path.slice(base.path.length))
@@ -91,7 +91,7 @@ export class RegistryRoutes {
     switch (target.kind) {
       case 'base':
         this.#deps.repositories.scopeOf(address)
-        exchange.send(200, { 'Content-Type': 'application/json' }, '{}')
+        exchange.send(200, ['Content-Type', 'application/json'], '{}')
         return
       case 'catalog':
         return this.#catalog(asked)
@@ -153,11 +153,9 @@ export class RegistryRoutes {
 
   #sendManifest(exchange: Exchange, { bytes, digest, freshness, mediaType }: ManifestAnswer): void {
     exchange.digest = digest
-    const headers = this.#withFreshness(exchange, freshness, {
-      'Content-Type': mediaType,
-      'Docker-Content-Digest': digest,
-      Etag: `"${digest}"`,
-    })
+    const headers = ['Content-Type', mediaType, 'Docker-Content-Digest', digest]
+    headers.push('Etag', `"${digest}"`)
+    this.#addFreshness(exchange, freshness, headers)
     const isChanged = matchesNone(exchange.header('if-none-match'), digest)
     exchange.send(isChanged ? 200 : 304, headers, bytes)
   }
@@ -169,7 +167,7 @@ export class RegistryRoutes {
       const send = ({ freshness, sizeBytes }: BlobInfoAnswer): void => {
         const headers = this.#blobHeaders(exchange, digest, freshness)
         const { part, status } = selectPart(exchange, digest, sizeBytes, headers)
-        if (status !== 304) headers['Content-Length'] = part.last - part.first + 1
+        if (status !== 304) addLength(headers, part)
         exchange.begin(status, headers)
         exchange.response.end()
       }
@@ -198,28 +196,25 @@ export class RegistryRoutes {
   #sendPart(
     exchange: Exchange,
     answer: BlobAnswer,
-    { headers, part, status }: { headers: Headers; part: ByteRange; status: number },
+    { headers, part, status }: { headers: HeaderList; part: ByteRange; status: number },
   ): void | Promise<void> {
     const bytes = answer.open(part.first, part.last)
     if (Buffer.isBuffer(bytes)) {
       exchange.send(status, headers, bytes.subarray(part.first, part.last + 1))
       return
     }
-    headers['Content-Length'] = part.last - part.first + 1
+    addLength(headers, part)
     exchange.begin(status, headers)
     return sendBytes(exchange.response, bytes, part, (count) => {
       exchange.sentBytes += count
     })
   }
 
-  #blobHeaders(exchange: Exchange, digest: Digest, freshness: Freshness): Headers {
-    return this.#withFreshness(exchange, freshness, {
-      'Accept-Ranges': 'bytes',
-      'Cache-Control': BLOB_CACHE_CONTROL,
-      'Content-Type': 'application/octet-stream',
-      'Docker-Content-Digest': digest,
-      Etag: `"${digest}"`,
-    })
+  #blobHeaders(exchange: Exchange, digest: Digest, freshness: Freshness): HeaderList {
+    const headers = ['Accept-Ranges', 'bytes', 'Cache-Control', BLOB_CACHE_CONTROL]
+    headers.push('Content-Type', 'application/octet-stream')
+    headers.push('Docker-Content-Digest', digest, 'Etag', `"${digest}"`)
+    return this.#addFreshness(exchange, freshness, headers)
   }
 
   async #tags(asked: Asked, name: RepositoryName): Promise<void> {
@@ -236,8 +231,8 @@ export class RegistryRoutes {
       repository,
       isEmpty ? { ...page, count: undefined } : page,
     )
-    const headers = this.#withFreshness(exchange, freshness, {})
-    if (next && !isEmpty) headers['Link'] = linkTo(asked, `${name}/tags/list`, pageQuery(next))
+    const headers = this.#addFreshness(exchange, freshness, [])
+    if (next && !isEmpty) headers.push('Link', linkTo(asked, `${name}/tags/list`, pageQuery(next)))
     // The name as the client spelled it: that is the one it knows.
     exchange.sendJson(200, headers, { name, tags: isEmpty ? [] : tags })
   }
@@ -255,7 +250,7 @@ export class RegistryRoutes {
       { count, last },
       scope && ((storedName) => upstreams.nameAt(scope, storedName)),
     )
-    const headers: Headers = next ? { Link: linkTo(asked, '_catalog', pageQuery(next)) } : {}
+    const headers = next ? ['Link', linkTo(asked, '_catalog', pageQuery(next))] : []
     exchange.sendJson(200, headers, { repositories })
   }
 
@@ -266,18 +261,18 @@ export class RegistryRoutes {
     const artifactType = query?.get('artifactType') ?? undefined
     const page = query?.get('page') ?? undefined
     const answer = await this.#deps.listings.referrers(repository, digest, { artifactType, page })
-    const headers = this.#withFreshness(exchange, answer.freshness, {})
-    headers['Content-Type'] = MEDIA_TYPES.ociIndex
-    if (answer.filtersApplied) headers['OCI-Filters-Applied'] = answer.filtersApplied
+    const headers = this.#addFreshness(exchange, answer.freshness, [])
+    headers.push('Content-Type', MEDIA_TYPES.ociIndex)
+    if (answer.filtersApplied) headers.push('OCI-Filters-Applied', answer.filtersApplied)
     if (answer.nextPage !== undefined) {
       const parameters = new URLSearchParams({ page: answer.nextPage })
       if (artifactType !== undefined) parameters.set('artifactType', artifactType)
-      headers['Link'] = linkTo(asked, `${name}/referrers/${digest}`, parameters)
+      headers.push('Link', linkTo(asked, `${name}/referrers/${digest}`, parameters))
     }
     exchange.send(200, headers, answer.bytes)
   }
 
-  #withFreshness(exchange: Exchange, freshness: Freshness, headers: Headers): Headers {
+  #addFreshness(exchange: Exchange, freshness: Freshness, headers: HeaderList): HeaderList {
     exchange.freshness = freshness
     return addFreshness(headers, freshness, this.#deps.clock.now())
   }
@@ -289,8 +284,14 @@ function addressOf(
   prefix: RegistryHost | undefined,
   query: URLSearchParams | undefined,
 ): Address {
+  const [ns, otherNs] = query ? namedIn(query, handler) : []
+  return { bound: boundUpstream, host: request.headers.host, prefix, ns, otherNs }
+}
+
+/** @throws {RegistryError} for what is no registry's name */
+function namedIn(query: URLSearchParams, handler: HandlerName): Set<RegistryHost> {
   const named = new Set<RegistryHost>()
-  for (const text of query?.getAll('ns') ?? []) {
+  for (const text of query.getAll('ns')) {
     const host = parseRegistryHost(text)
     if (host) named.add(host)
     if (host || text === '') continue
@@ -298,8 +299,7 @@ function addressOf(
     const reason = `this cache does not serve the registry ${text.slice(0, 255)}`
     throw new RegistryError(code, { detail: { reason } })
   }
-  const [ns, otherNs] = named
-  return { bound: boundUpstream, host: request.headers.host, prefix, ns, otherNs }
+  return named
 }
 
 /** To the next page, addressed as this one was. */
@@ -313,7 +313,7 @@ function selectPart(
   exchange: Exchange,
   digest: Digest,
   sizeBytes: number,
-  headers: Headers,
+  headers: HeaderList,
 ): { status: 200 | 206 | 304 | 416; part: ByteRange } {
   const nothing = { first: 0, last: -1 }
   if (!matchesNone(exchange.header('if-none-match'), digest)) return { status: 304, part: nothing }
@@ -322,11 +322,15 @@ function selectPart(
   const range = selectRange(rangeHeader, exchange.header('if-range'), content)
   if (range === 'whole') return { status: 200, part: { first: 0, last: sizeBytes - 1 } }
   if (range === 'unsatisfiable') {
-    headers['Content-Range'] = `bytes */${sizeBytes}`
+    headers.push('Content-Range', `bytes */${sizeBytes}`)
     return { status: 416, part: nothing }
   }
-  headers['Content-Range'] = `bytes ${range.first}-${range.last}/${sizeBytes}`
+  headers.push('Content-Range', `bytes ${range.first}-${range.last}/${sizeBytes}`)
   return { status: 206, part: range }
+}
+
+function addLength(headers: HeaderList, { first, last }: ByteRange): void {
+  headers.push('Content-Length', String(last - first + 1))
 }
 
 function pathOf(url: string): string {

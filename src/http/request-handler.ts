@@ -11,7 +11,7 @@ import { RegistryError } from '../oci/registry-error.ts'
 import type { AccessLog } from '../telemetry/access-log.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import { errorResponse, type ErrorResponseOptions } from './error-response.ts'
-import { Exchange } from './exchange.ts'
+import { Exchange, type HeaderList } from './exchange.ts'
 import type { RegistryRoutes } from './registry-routes.ts'
 
 /** In log and metrics, as nginx has it: the client left, or was cut off, before there was an answer. */
@@ -37,7 +37,7 @@ export class RequestHandler {
   readonly #deps: RequestHandlerDeps
   readonly #options: RequestHandlerOptions
   /** Names and values in turn. */
-  readonly #commonHeaders: readonly string[]
+  readonly #commonHeaders: HeaderList
 
   constructor(deps: RequestHandlerDeps, options: RequestHandlerOptions) {
     this.#options = options

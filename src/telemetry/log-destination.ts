@@ -22,9 +22,21 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
   // A terminal that went away, or a full disk behind a redirect, must not end the service.
   stream.on('error', () => undefined)
   let ended: Promise<void> | undefined
+  let pending = ''
+  const flush = (): void => {
+    if (pending !== '') stream.write(pending)
+    pending = ''
+  }
   return {
     write(line) {
-      if (!ended) stream.write(line)
+      if (ended) return
+      if (!isBuffered) {
+        stream.write(line)
+        return
+      }
+      // What one turn of the event loop writes is handed on as one.
+      if (pending === '') setImmediate(flush)
+      pending += line
     },
     onDrop(listener) {
       let isDropping = false
@@ -36,6 +48,7 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
     },
     end() {
       ended ??= new Promise((resolve) => {
+        flush()
         stream.once('finish', resolve).once('error', () => resolve())
         stream.end()
       })

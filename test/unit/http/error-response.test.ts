@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { errorResponse } from '../../../src/http/error-response.ts'
 import { ERROR_KINDS, RegistryError, type ErrorCode } from '../../../src/oci/registry-error.ts'
+import { byName } from '../../support/header-list.ts'
 
 describe('an error response', () => {
   it.each(Object.entries(ERROR_KINDS))(
@@ -18,7 +19,11 @@ describe('an error response', () => {
   it('tells of an upstream that is asked too often as 503, unless it is to say so', () => {
     const error = new RegistryError('TOOMANYREQUESTS', { retryAfterMs: 7_000 })
     const { body, headers, status } = errorResponse(error)
-    expect([status, body.errors[0]?.code, headers['Retry-After']]).toEqual([503, 'UNAVAILABLE', 7])
+    expect([status, body.errors[0]?.code, byName(headers)['Retry-After']]).toEqual([
+      503,
+      'UNAVAILABLE',
+      '7',
+    ])
     expect(errorResponse(error, { rateLimitStatus: 429 }).status).toBe(429)
   })
 
@@ -38,10 +43,10 @@ describe('an error response', () => {
 
   it('says when to come back in whole seconds, rounded up', () => {
     const error = new RegistryError('UNAVAILABLE', { retryAfterMs: 1_001 })
-    expect(errorResponse(error).headers['Retry-After']).toBe(2)
+    expect(errorResponse(error).headers).toEqual(['Retry-After', '2'])
   })
 
   it('of a method that is not allowed names those that are', () => {
-    expect(errorResponse(new RegistryError('UNSUPPORTED')).headers['Allow']).toBe('GET, HEAD')
+    expect(errorResponse(new RegistryError('UNSUPPORTED')).headers).toEqual(['Allow', 'GET, HEAD'])
   })
 })
