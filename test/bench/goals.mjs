@@ -7,17 +7,26 @@ import { IN_SERVICE, nameOf } from './scenarios.mjs'
 const REGISTRY = 'docker-registry'
 const NGINX = 'nginx'
 
+const oneClient = ({ connections }) => connections === 1
+const manyClients = ({ connections }) => connections > 1
+const inService = ({ label }) => label === IN_SERVICE
+
 /**
- * `metric` of `scenario` (absent: of every scenario that has it), or of one `variant` of it: on its own, or as a ratio to the same of
- * the target in `to`, or less that of the target in `above`.
+ * `metric` of `scenario` (absent: of every scenario that has it), or of those of its variants that are `meant`: on its
+ * own, or as a ratio to the same of the target in `to`, or less that of the target in `above`.
+ *
+ * A single client mostly waits for the way there and back, whoever answers: nginx itself is then forty times
+ * docker-registry by tag and fifteen times by digest. So what counts there is how close to nginx it comes.
  */
 export const GOALS = [
-  { scenario: 'wtag', metric: 'rate', to: REGISTRY, atLeast: 50 },
-  { scenario: 'wdigest', metric: 'rate', to: REGISTRY, atLeast: 20 },
+  { scenario: 'wtag', meant: manyClients, metric: 'rate', to: REGISTRY, atLeast: 50 },
+  { scenario: 'wtag', meant: oneClient, metric: 'rate', to: NGINX, atLeast: 0.75 },
+  { scenario: 'wdigest', meant: manyClients, metric: 'rate', to: REGISTRY, atLeast: 20 },
+  { scenario: 'wdigest', meant: oneClient, metric: 'rate', to: NGINX, atLeast: 0.75 },
   { scenario: 'wsmall', metric: 'rate', to: REGISTRY, atLeast: 15 },
   { scenario: 'wlarge', metric: 'gbPerSecond', to: REGISTRY, atLeast: 1 },
   { scenario: 'wlarge', metric: 'cpuPerGb', to: REGISTRY, atMost: 0.99 },
-  { scenario: 'csmall', variant: IN_SERVICE, metric: 'rate', to: REGISTRY, atLeast: 5 },
+  { scenario: 'csmall', meant: inService, metric: 'rate', to: REGISTRY, atLeast: 5 },
   { scenario: 'first', metric: 'firstByteMs', above: 'direct', atMost: 15 },
   { scenario: 'behind', metric: 'seconds', to: 'direct', atMost: 1.05 },
   { scenario: 'herd', metric: 'upstreamTimes', atMost: 1 },
@@ -41,7 +50,7 @@ export function judge(results, wanted) {
   return asked.map((goal) => {
     const measured = results
       .filter(({ scenario }) => goal.scenario === undefined || scenario.id === goal.scenario)
-      .filter(({ variant }) => goal.variant === undefined || variant.label === goal.variant)
+      .filter(({ variant }) => goal.meant === undefined || goal.meant(variant))
       .map((result) => ({ value: valueOf(goal, result.metrics), where: nameOf(result) }))
       .filter(({ value }) => Number.isFinite(value))
     if (measured.length === 0) return { goal, verdict: 'not measured' }
