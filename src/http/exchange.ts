@@ -84,7 +84,10 @@ export class Exchange {
     this.response.writeHead(status, all)
   }
 
-  /** Sends a whole answer; `headers` becomes this function's. `Content-Length` is that of `body`, also for HEAD, which gets no body. */
+  /**
+   * Sends a whole answer; `headers` becomes this function's, and gets the `Content-Length` of `body`, also for HEAD,
+   * which gets no body.
+   */
   send(status: number, headers: HeaderList, body: Buffer | string = ''): void {
     const sizeBytes = typeof body === 'string' ? Buffer.byteLength(body) : body.length
     const hasBody = status !== 304
@@ -101,6 +104,7 @@ export class Exchange {
     else this.response.end(body)
   }
 
+  /** @param headers none of `Content-Type` and `Content-Length` */
   sendJson(status: number, headers: HeaderList, value: unknown): void {
     this.send(
       status,

@@ -75,9 +75,9 @@ export class RegistryRoutes {
   handle(exchange: Exchange): void | Promise<void> {
     const { method, url = '' } = exchange.request
     if (method !== 'GET' && method !== 'HEAD') throw new RegistryError('UNSUPPORTED')
-    const path = pathOf(url)
-    const query =
-      path.length < url.length ? new URLSearchParams(url.slice(path.length + 1)) : undefined
+    const queryAt = url.indexOf('?')
+    const query = queryAt < 0 ? undefined : new URLSearchParams(url.slice(queryAt + 1))
+    const path = query ? ownCopy(pathOf(url)) : url
     const base = findBase(path, this.#options.prefix)
     if (base && path.length < base.path.length) {
       exchange.send(301, ['Location', base.path])
@@ -331,6 +331,11 @@ function selectPart(
 
 function addLength(headers: HeaderList, { first, last }: ByteRange): void {
   headers.push('Content-Length', String(last - first + 1))
+}
+
+/** A part of a string keeps the whole of it: names are remembered for long, and a query may be 16 KiB. */
+function ownCopy(part: string): string {
+  return Buffer.from(part, 'latin1').toString('latin1')
 }
 
 function pathOf(url: string): string {

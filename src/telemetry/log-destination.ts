@@ -24,8 +24,9 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
   let ended: Promise<void> | undefined
   let pending = ''
   const flush = (): void => {
-    if (pending !== '') stream.write(pending)
+    const lines = pending
     pending = ''
+    if (lines !== '') stream.write(lines)
   }
   return {
     write(line) {
@@ -34,9 +35,10 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
         stream.write(line)
         return
       }
-      // What one turn of the event loop writes is handed on as one.
+      // What one turn of the event loop writes is handed on together.
       if (pending === '') setImmediate(flush)
       pending += line
+      if (pending.length >= BUFFERED.minLength) flush()
     },
     onDrop(listener) {
       let isDropping = false

@@ -194,6 +194,8 @@ export class Target {
     await this.stop()
     await removeLargeFiles(this.#cache)
     this.#cachesUsed++
+    // What one target wrote must not be written back while the next one is measured.
+    await run('sync')
     await this.#start()
     await fetchAll(this.url, this.#priming)
     await this.untilIdle()

@@ -1,5 +1,8 @@
 // Clients that are broken, hostile or slow: what they get, and that nobody else notices.
 
+import process from 'node:process'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { describe, expect, it } from 'vitest'
 import { startLayover, type Layover } from '../support/layover.ts'
 import { blobOf, buildImage, bytesOf } from '../support/images.ts'
@@ -9,6 +12,9 @@ import { waitFor } from '../support/wait-for.ts'
 const NAME = 'library/alpine'
 const DIGEST = blobOf(1, 'abuse').digest
 const MIB = 1024 * 1024
+
+setFlagsFromString('--expose-gc')
+const collectGarbage = runInNewContext('gc') as () => void
 
 /** Nothing that was asked for may have had an effect, or be told as a bug. */
 async function expectUnharmed(layover: Layover): Promise<void> {
@@ -200,6 +206,31 @@ describe('a hostile path', () => {
 async function ask(layover: Layover, path: string): Promise<string> {
   const request = `GET ${path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`
   return (await RawConnection.open(layover.url, request)).ended()
+}
+
+describe('names that nobody has', () => {
+  const NAMES = 1_500
+
+  it('are remembered without the long queries that they came with', async () => {
+    // Its lines would be kept here, for tests to read.
+    const configuration = { log: { accesslog: { disabled: true } } }
+    const { layover } = await startLayover({ configuration })
+    const query = 'x'.repeat(12_000)
+    const ask = (index: number): Promise<unknown> =>
+      layover.head(`/v2/library/a-name-that-nobody-has-${index}/manifests/3?q=${query}`)
+    await ask(NAMES)
+    const beforeBytes = heapBytes()
+    for (let index = 0; index < NAMES; index++) await ask(index)
+
+    // The fake upstream notes each request, too.
+    const perNameBytes = (heapBytes() - beforeBytes) / NAMES
+    expect(perNameBytes).toBeLessThan(query.length - 2_000)
+  })
+})
+
+function heapBytes(): number {
+  collectGarbage()
+  return process.memoryUsage().heapUsed
 }
 
 describe('slow clients', () => {
