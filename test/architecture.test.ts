@@ -71,6 +71,14 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
   'clock.ts': [],
 }
 
+/**
+ * Folders inside a part, and which of its other files import them. They build on the rest of their part; it does not
+ * know them otherwise.
+ */
+const INNER: Readonly<Record<string, readonly string[]>> = {
+  'cache/upkeep': [],
+}
+
 describe('the architecture', () => {
   it('has only parts whose place is known', () => {
     expect(new Set(files.map(({ part }) => part))).toEqual(new Set(Object.keys(ARROWS)))
@@ -80,6 +88,25 @@ describe('the architecture', () => {
     const foreign = imports.map(partOf).filter((imported) => imported !== part)
 
     expect(foreign.filter((imported) => !ARROWS[part]?.includes(imported))).toEqual([])
+  })
+
+  it('has only folders inside of parts whose place is known', () => {
+    const folders = files.map(({ name }) => path.posix.dirname(name))
+
+    expect(new Set(folders.filter((folder) => folder.includes('/')))).toEqual(
+      new Set(Object.keys(INNER)),
+    )
+  })
+
+  it.each(Object.entries(INNER))('%s is known in its part to few', (folder, allowed) => {
+    const around = files.filter(
+      ({ name, part }) => part === partOf(folder) && !name.startsWith(`${folder}/`),
+    )
+    const importing = around.filter(({ imports }) =>
+      imports.some((imported) => imported.startsWith(`${folder}/`)),
+    )
+
+    expect(importing.map(({ name }) => name)).toEqual(allowed)
   })
 
   it('has no import cycles', () => {

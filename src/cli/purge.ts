@@ -1,7 +1,7 @@
 // `layover purge`: removes what is named from the cache that runs, and tells line by line what went.
 
 import type { IncomingMessage } from 'node:http'
-import type { PurgeItem, PurgeSummary } from '../cache/purge-run.ts'
+import type { PurgeItem, PurgeSummary } from '../cache/upkeep/purge-run.ts'
 import { EXIT_FAILURE, EXIT_IN_USE, EXIT_OK, EXIT_USAGE, type CliDeps } from './deps.ts'
 import { askServer, linesIn, type ServerOptions } from './server.ts'
 import { formatBytes } from './table.ts'

@@ -1,6 +1,6 @@
 // `layover scrub`: has the server that runs read all stored blobs again, now.
 
-import type { ScrubStatus } from '../cache/scrubber.ts'
+import type { ScrubStatus } from '../cache/upkeep/scrubber.ts'
 import { EXIT_OK, type CliDeps } from './deps.ts'
 import { askServer, textIn, type ServerOptions } from './server.ts'
 import { formatBytes } from './table.ts'

@@ -1,6 +1,6 @@
 // `layover du`: what takes the space.
 
-import type { AgeRow, UsageReport, UsageRow } from '../cache/usage-report.ts'
+import type { AgeRow, UsageReport, UsageRow } from '../cache/upkeep/usage-report.ts'
 import { EXIT_OK, type CliDeps } from './deps.ts'
 import { askServer, textIn, type ServerOptions } from './server.ts'
 import { formatBytes, formatTable } from './table.ts'

@@ -10,10 +10,10 @@
 import { Hono, type Context } from 'hono'
 import { bodyLimit } from 'hono/body-limit'
 import type { Logger } from 'pino'
-import type { Administration } from '../cache/administration.ts'
-import { NotReadyError } from '../cache/not-ready.ts'
-import type { Purging } from '../cache/purge.ts'
-import { PurgeRequestError, type PurgeRequest } from '../cache/purge-selection.ts'
+import type { Administration } from '../cache/upkeep/administration.ts'
+import { NotReadyError } from '../cache/upkeep/not-ready.ts'
+import type { Purging } from '../cache/upkeep/purge.ts'
+import { PurgeRequestError, type PurgeRequest } from '../cache/upkeep/purge-selection.ts'
 
 /** No request needs more. */
 const BODY_MAX_BYTES = 16 * 1024

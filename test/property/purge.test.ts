@@ -3,7 +3,7 @@
 
 import * as fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import type { PurgeRequest } from '../../src/cache/purge-selection.ts'
+import type { PurgeRequest } from '../../src/cache/upkeep/purge-selection.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 import type { RepositoryName, Tag } from '../../src/oci/reference.ts'
 import {

@@ -2,7 +2,7 @@
 
 import { request, type IncomingMessage } from 'node:http'
 import { join } from 'node:path'
-import type { PurgeItem, PurgeSummary } from '../../src/cache/purge-run.ts'
+import type { PurgeItem, PurgeSummary } from '../../src/cache/upkeep/purge-run.ts'
 import { askAdmin, type AdminQuestion } from '../../src/http/admin-client.ts'
 import { waitFor, within } from './wait-for.ts'
 

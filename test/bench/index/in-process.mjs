@@ -2,9 +2,9 @@
 // long it takes to choose what has to go.
 
 import { pino } from 'pino'
-import { Evictor } from '../../../dist/cache/evictor.js'
+import { Evictor } from '../../../dist/cache/upkeep/evictor.js'
 import { Inventory } from '../../../dist/cache/inventory.js'
-import { Pins } from '../../../dist/cache/pins.js'
+import { Pins } from '../../../dist/cache/upkeep/pins.js'
 import { Retention } from '../../../dist/cache/retention.js'
 import { systemClock } from '../../../dist/clock.js'
 import { ContentIndex } from '../../../dist/storage/content-index.js'
