@@ -18,7 +18,6 @@ import { formatDuration } from './config/duration.ts'
 import type { Configuration, StorageConfiguration } from './config/schema.ts'
 import type { Digest } from './oci/digest.ts'
 import { BlobStore } from './storage/blob-store.ts'
-import { ContentIndex } from './storage/content-index.ts'
 import {
   InMemoryDescriptorCache,
   noDescriptorCache,
@@ -27,6 +26,7 @@ import {
 import { Digester } from './storage/digester.ts'
 import { OwnBytes, diskSpace, fileCosts, type DiskSpace } from './storage/disk-space.ts'
 import { FileWriter } from './storage/file-writer.ts'
+import { ContentIndex } from './storage/index/content-index.ts'
 import type { StoragePaths } from './storage/paths.ts'
 import { Quarantine } from './storage/quarantine.ts'
 import { readTlsFiles } from './storage/redis-tls.ts'

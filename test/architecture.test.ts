@@ -77,6 +77,7 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
  */
 const INNER: Readonly<Record<string, readonly string[]>> = {
   'cache/upkeep': [],
+  'storage/index': [],
 }
 
 describe('the architecture', () => {

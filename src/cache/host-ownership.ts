@@ -8,7 +8,6 @@ import { randomUUID } from 'node:crypto'
 import path from 'node:path'
 import type { Logger } from 'pino'
 import { parseRegistryHost, pathNameOf, type RegistryHost } from '../oci/registry-host.ts'
-import type { ContentIndex } from '../storage/content-index.ts'
 import type { FileWriter } from '../storage/file-writer.ts'
 import {
   listDirectory,
@@ -17,7 +16,8 @@ import {
   removeTree,
   StorageError,
 } from '../storage/filesystem.ts'
-import type { IndexChange } from '../storage/index-changes.ts'
+import type { ContentIndex } from '../storage/index/content-index.ts'
+import type { IndexChange } from '../storage/index/index-changes.ts'
 import type { StoragePaths } from '../storage/paths.ts'
 import { isOwnHost, storedHost, type HostNames } from './host-names.ts'
 import type { Upstreams } from './upstreams.ts'

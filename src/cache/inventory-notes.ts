@@ -2,7 +2,7 @@
 
 import type { Digest } from '../oci/digest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { IndexChange } from '../storage/index-changes.ts'
+import type { IndexChange } from '../storage/index/index-changes.ts'
 import type { Link } from '../storage/repository-index.ts'
 
 export type TagChange = Extract<IndexChange, { change: 'tag' | 'untag' }>

@@ -6,9 +6,9 @@ import type { Clock } from '../clock.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { ManifestContent } from '../oci/manifest.ts'
 import type { RepositoryName, Tag } from '../oci/reference.ts'
-import type { BlobEntry, ContentIndex } from '../storage/content-index.ts'
 import type { FileCosts } from '../storage/disk-space.ts'
-import { directoriesOf } from '../storage/index-changes.ts'
+import type { BlobEntry, ContentIndex } from '../storage/index/content-index.ts'
+import { directoriesOf } from '../storage/index/index-changes.ts'
 import type { Link } from '../storage/repository-index.ts'
 import {
   changesOf,

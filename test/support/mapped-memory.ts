@@ -1,7 +1,7 @@
 // A process of which ever more is mapped: an index that is opened with it is opened again whenever it can be.
 
-import { openTables, type IndexDatabase } from '../../src/storage/index-database.ts'
-import type { IndexHandleOptions } from '../../src/storage/index-handle.ts'
+import { openTables, type IndexDatabase } from '../../src/storage/index/index-database.ts'
+import type { IndexHandleOptions } from '../../src/storage/index/index-handle.ts'
 
 const GIB = 1024 ** 3
 

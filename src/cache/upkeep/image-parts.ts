@@ -3,7 +3,7 @@
 
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import type { LinkKind, RepositoryIndex } from '../../storage/repository-index.ts'
 import type { RepositoryTags } from './repository-tags.ts'
 

@@ -4,7 +4,7 @@
 import { LRUCache } from 'lru-cache'
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import type { RepositoryIndex } from '../../storage/repository-index.ts'
 import type { Retention } from '../retention.ts'
 import { RepositoryTags } from './repository-tags.ts'

@@ -2,7 +2,7 @@
 
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import type { RepositoryIndex } from '../../storage/repository-index.ts'
 import type { Retention } from '../retention.ts'
 

@@ -2,7 +2,7 @@
 // last link, before anything goes. What an index that stays names stays itself, and so does what that names in turn.
 
 import type { Digest } from '../../oci/digest.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import { DigestTable } from './digest-table.ts'
 
 export class PurgePlan {

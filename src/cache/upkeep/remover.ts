@@ -4,7 +4,7 @@
 import type { Digest } from '../../oci/digest.ts'
 import type { RepositoryName, Tag } from '../../oci/reference.ts'
 import type { BlobStore } from '../../storage/blob-store.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import type { Link, RepositoryIndex } from '../../storage/repository-index.ts'
 import type { Inventory } from '../inventory.ts'
 import { TagsOfDigests } from './tags-of-digests.ts'

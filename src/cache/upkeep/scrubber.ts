@@ -7,7 +7,7 @@ import { delay, type CancelTimer, type Clock } from '../../clock.ts'
 import { hexOf, type Digest } from '../../oci/digest.ts'
 import type { BlobInfo } from '../../storage/blob-file.ts'
 import type { BlobStore } from '../../storage/blob-store.ts'
-import type { ContentIndex } from '../../storage/content-index.ts'
+import type { ContentIndex } from '../../storage/index/content-index.ts'
 import type { Metrics } from '../../telemetry/metrics.ts'
 import type { Inventory } from '../inventory.ts'
 

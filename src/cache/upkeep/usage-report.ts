@@ -4,7 +4,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Clock } from '../../clock.ts'
 import type { RepositoryName } from '../../oci/reference.ts'
-import type { BlobEntry, ContentIndex, LinkEntry } from '../../storage/content-index.ts'
+import type { BlobEntry, ContentIndex, LinkEntry } from '../../storage/index/content-index.ts'
 import type { DiskBudget } from '../disk-budget.ts'
 import type { Inventory } from '../inventory.ts'
 import { NotReadyError, volumeUnknown } from './not-ready.ts'

@@ -5,9 +5,9 @@
 import { open, stat } from 'node:fs/promises'
 import { randomUUID } from 'node:crypto'
 import path from 'node:path'
-import { StorageError, moveInto, readSmallFile, removeFile } from './filesystem.ts'
-import type { StoragePaths } from './paths.ts'
-import type { RepositoryName } from '../oci/reference.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import { StorageError, moveInto, readSmallFile, removeFile } from '../filesystem.ts'
+import type { StoragePaths } from '../paths.ts'
 import type { LinkEntry } from './content-index.ts'
 
 /** Hundreds of thousands of entries; a larger file is not worth the memory for a hint. */

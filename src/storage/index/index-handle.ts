@@ -9,7 +9,7 @@
 import { statSync } from 'node:fs'
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Logger } from 'pino'
-import { StorageError } from './filesystem.ts'
+import { StorageError } from '../filesystem.ts'
 import { openTables, type IndexDatabase, type IndexTables } from './index-database.ts'
 import { mappedBytes } from './mapped-bytes.ts'
 

@@ -6,10 +6,12 @@
 // Invariant: whatever a stored manifest names is never older than that manifest, since using the one renews the
 // other. So the oldest of all is the root of an image that nobody wants, never a layer of one that somebody does.
 
-import { parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import type { RepositoryName, Tag } from '../oci/reference.ts'
-import { allocatedBytesIn } from './disk-space.ts'
-import { StorageError } from './filesystem.ts'
+import { parseDigest, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
+import type { RepositoryName, Tag } from '../../oci/reference.ts'
+import { allocatedBytesIn } from '../disk-space.ts'
+import { StorageError } from '../filesystem.ts'
+import type { Link } from '../repository-index.ts'
+import { applyChange, type IndexChange, type Totals } from './index-changes.ts'
 import {
   FORMAT,
   FORMAT_KEY,
@@ -39,8 +41,6 @@ import {
   tagsKey,
   type BlobRecord,
 } from './index-records.ts'
-import { applyChange, type IndexChange, type Totals } from './index-changes.ts'
-import type { Link } from './repository-index.ts'
 
 export interface LinkEntry extends Link {
   readonly lastUsedMs: number

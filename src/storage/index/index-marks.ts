@@ -7,9 +7,9 @@
 
 import { rename, writeFile } from 'node:fs/promises'
 import path from 'node:path'
-import type { FileWriter } from './file-writer.ts'
-import { StorageError, listDirectory, removeFile } from './filesystem.ts'
-import type { StoragePaths } from './paths.ts'
+import type { FileWriter } from '../file-writer.ts'
+import { StorageError, listDirectory, removeFile } from '../filesystem.ts'
+import type { StoragePaths } from '../paths.ts'
 
 /** That ended in one of their first writes, one after the other: the next one does not try again. */
 const RUNS_MAX = 3

@@ -1,14 +1,14 @@
 import { pino } from 'pino'
 import { mkdir } from 'node:fs/promises'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import type { Digest } from '../../../src/oci/digest.ts'
-import type { RepositoryName, Tag } from '../../../src/oci/reference.ts'
-import { ContentIndex } from '../../../src/storage/content-index.ts'
-import { directoriesOf, type IndexChange } from '../../../src/storage/index-changes.ts'
-import { StoragePaths } from '../../../src/storage/paths.ts'
-import { blobOf } from '../../support/images.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { makeWriter } from '../../support/storage-thread.ts'
+import type { Digest } from '../../../../src/oci/digest.ts'
+import type { RepositoryName, Tag } from '../../../../src/oci/reference.ts'
+import { ContentIndex } from '../../../../src/storage/index/content-index.ts'
+import { directoriesOf, type IndexChange } from '../../../../src/storage/index/index-changes.ts'
+import { StoragePaths } from '../../../../src/storage/paths.ts'
+import { blobOf } from '../../../support/images.ts'
+import { makeWriter } from '../../../support/storage-thread.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
 
 const A = 'library/a' as RepositoryName
 const B = 'library/b' as RepositoryName

@@ -6,17 +6,17 @@ import { promisify } from 'node:util'
 import { open as openDatabase } from 'lmdb'
 import { pino } from 'pino'
 import { describe, expect, it } from 'vitest'
-import type { Digest } from '../../../src/oci/digest.ts'
-import type { RepositoryName } from '../../../src/oci/reference.ts'
-import type { FileWriter } from '../../../src/storage/file-writer.ts'
-import { StorageError } from '../../../src/storage/filesystem.ts'
-import { ContentIndex, type LinkEntry } from '../../../src/storage/content-index.ts'
-import type { IndexChange } from '../../../src/storage/index-changes.ts'
-import { StoragePaths } from '../../../src/storage/paths.ts'
-import { blobOf } from '../../support/images.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { waitFor } from '../../support/wait-for.ts'
-import { makeWriter } from '../../support/storage-thread.ts'
+import type { Digest } from '../../../../src/oci/digest.ts'
+import type { RepositoryName } from '../../../../src/oci/reference.ts'
+import type { FileWriter } from '../../../../src/storage/file-writer.ts'
+import { StorageError } from '../../../../src/storage/filesystem.ts'
+import { ContentIndex, type LinkEntry } from '../../../../src/storage/index/content-index.ts'
+import type { IndexChange } from '../../../../src/storage/index/index-changes.ts'
+import { StoragePaths } from '../../../../src/storage/paths.ts'
+import { blobOf } from '../../../support/images.ts'
+import { makeWriter } from '../../../support/storage-thread.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
+import { waitFor } from '../../../support/wait-for.ts'
 
 const ALPINE = 'library/alpine' as RepositoryName
 const BUSYBOX = 'library/busybox' as RepositoryName
@@ -388,7 +388,7 @@ function cutToPart(part: number): [string, (file: string, sizeBytes: number) => 
 }
 
 function urlOf(name: string): string {
-  return JSON.stringify(new URL(`../../../dist/storage/${name}.js`, import.meta.url).href)
+  return JSON.stringify(new URL(`../../../../dist/storage/${name}.js`, import.meta.url).href)
 }
 
 describe('an index whose file is damaged', () => {
@@ -398,7 +398,7 @@ describe('an index whose file is damaged', () => {
     import { StoragePaths } from ${urlOf('paths')}
     import { FileWriter } from ${urlOf('file-writer')}
     import { StorageThread } from ${urlOf('storage-thread')}
-    import { ContentIndex } from ${urlOf('content-index')}
+    import { ContentIndex } from ${urlOf('index/content-index')}
     const paths = new StoragePaths(process.argv[1])
     const thread = new StorageThread({ workerUrl: new URL(${urlOf('storage-worker')}) })
     const writer = new FileWriter({ thread, paths })

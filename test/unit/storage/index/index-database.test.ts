@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto'
 import path from 'node:path'
 import { describe, expect, it } from 'vitest'
-import { openTables } from '../../../src/storage/index-database.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
+import { openTables } from '../../../../src/storage/index/index-database.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
 
 describe('the database of the index', () => {
   // lmdb-js 3 (3.0.14 to 3.5.6) damages its list of free pages in this very order of events: the 149th transaction

@@ -10,9 +10,14 @@
 //   names      key: digest of a manifest       value: digests of what goes along with it
 //   named      key: digest of a manifest       value: digests of the manifests that name it
 
-import { hexOf, parseDigest, type Digest, type DigestAlgorithm } from '../oci/digest.ts'
-import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/reference.ts'
-import type { LinkKind } from './repository-index.ts'
+import { hexOf, parseDigest, type Digest, type DigestAlgorithm } from '../../oci/digest.ts'
+import {
+  parseRepositoryName,
+  parseTag,
+  type RepositoryName,
+  type Tag,
+} from '../../oci/reference.ts'
+import type { LinkKind } from '../repository-index.ts'
 
 export interface BlobRecord {
   /** What the file takes on disk. */

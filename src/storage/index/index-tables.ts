@@ -1,7 +1,7 @@
 // What the changes of the content index have in common: writes inside its transaction, and walks along what names
 // what.
 
-import type { Digest } from '../oci/digest.ts'
+import type { Digest } from '../../oci/digest.ts'
 import type { Table } from './index-database.ts'
 import { digestKey, digestsIn, digestsValue } from './index-records.ts'
 

@@ -2,8 +2,9 @@
 // here is what the changes before have written. Keeps the tables true to each other: the order has each stored
 // blob once, `namedBy` counts the stored manifests that name it, the totals are the sums.
 
-import type { Digest } from '../oci/digest.ts'
-import type { RepositoryName, Tag } from '../oci/reference.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { RepositoryName, Tag } from '../../oci/reference.ts'
+import type { Link } from '../repository-index.ts'
 import type { IndexDatabase } from './index-database.ts'
 import {
   blobRecord,
@@ -25,7 +26,6 @@ import {
   type BlobRecord,
 } from './index-records.ts'
 import { GROUP_MAX, drop, put, reach, takeOut } from './index-tables.ts'
-import type { Link } from './repository-index.ts'
 
 export type IndexChange =
   /** The bytes are on disk. */

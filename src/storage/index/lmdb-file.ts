@@ -6,7 +6,7 @@
 //   24 magic (4 bytes) · 48 page size (4) · 144 number of the last page used (8) · 152 transaction number (8)
 
 import { open } from 'node:fs/promises'
-import { isAbsent } from './filesystem.ts'
+import { isAbsent } from '../filesystem.ts'
 
 const MAGIC = 0xbeefc0de
 /** That of the machine which made the file. */

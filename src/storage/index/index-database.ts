@@ -2,7 +2,7 @@
 
 import path from 'node:path'
 import { open, type Database, type RootDatabase } from 'lmdb'
-import type { StoragePaths } from './paths.ts'
+import type { StoragePaths } from '../paths.ts'
 
 export type Table = Database<Buffer, Buffer>
 

@@ -5,13 +5,13 @@
 
 import path from 'node:path'
 import type { Logger } from 'pino'
-import { ensureDirectory, listDirectory, removeFile, removeTree } from './filesystem.ts'
-import type { FileWriter } from './file-writer.ts'
+import type { FileWriter } from '../file-writer.ts'
+import { ensureDirectory, listDirectory, removeFile, removeTree } from '../filesystem.ts'
+import type { StoragePaths } from '../paths.ts'
 import { INDEX_FILE, TABLES, indexFile, openTables } from './index-database.ts'
 import { IndexHandle, type IndexHandleOptions } from './index-handle.ts'
 import type { IndexMarks } from './index-marks.ts'
 import { isLmdbFileSound } from './lmdb-file.ts'
-import type { StoragePaths } from './paths.ts'
 
 /** The lock file and the first pages of a new database, with room to spare. */
 const ROOM_BYTES = 256 * 1024
