@@ -4,7 +4,7 @@
 import type { Logger } from 'pino'
 import type { Digest } from '../oci/digest.ts'
 import { StorageError } from '../storage/filesystem.ts'
-import type { Spool } from '../storage/spool.ts'
+import type { Spool } from '../storage/spool/spool.ts'
 import type { Metrics } from '../telemetry/metrics.ts'
 import type { DiskBudget, Reservation } from './disk-budget.ts'
 

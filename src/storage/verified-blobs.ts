@@ -11,7 +11,7 @@ import type { BlobStore } from './blob-store.ts'
 import type { ByteSource } from './byte-source.ts'
 import type { DigestRun } from './digester.ts'
 import type { StorageError } from './filesystem.ts'
-import { ContentMismatchError } from './spool-error.ts'
+import { ContentMismatchError } from './spool/spool-error.ts'
 import { StoredBlobReader } from './stored-blob-reader.ts'
 
 /** About 3 MB; a blob that is forgotten is hashed again the next time that it is read whole. */

@@ -5,14 +5,14 @@ import { describe, expect, it } from 'vitest'
 import { digestOf } from '../../src/oci/digest.ts'
 import type { ByteSource } from '../../src/storage/byte-source.ts'
 import { StoragePaths } from '../../src/storage/paths.ts'
-import { LagAllowance } from '../../src/storage/lag-allowance.ts'
-import { Spool } from '../../src/storage/spool.ts'
-import { makeDigester } from '../support/storage-thread.ts'
+import { LagAllowance } from '../../src/storage/spool/lag-allowance.ts'
+import { Spool } from '../../src/storage/spool/spool.ts'
 import { FakeClock } from '../support/fake-clock.ts'
 import { bytesOf } from '../support/images.ts'
+import { SENDER } from '../support/spool-rig.ts'
+import { makeDigester } from '../support/storage-thread.ts'
 import { makeTempDirectory } from '../support/temp-directory.ts'
 import { nextTurn, waitFor, within } from '../support/wait-for.ts'
-import { SENDER } from '../support/spool-rig.ts'
 
 const SIZE_MAX_BYTES = 3 * 1024 * 1024
 const SOURCE = bytesOf(SIZE_MAX_BYTES, 'property')

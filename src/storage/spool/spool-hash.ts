@@ -2,8 +2,8 @@
 // there is no file that the thread could read.
 
 import type { Hash } from 'node:crypto'
-import { algorithmOf, hasherFor, type Digest } from '../oci/digest.ts'
-import type { Digester, DigestRun } from './digester.ts'
+import { algorithmOf, hasherFor, type Digest } from '../../oci/digest.ts'
+import type { Digester, DigestRun } from '../digester.ts'
 
 export class SpoolHash {
   readonly #digest: Digest

@@ -1,9 +1,9 @@
 // What a spool needs, and what it is for.
 
-import type { Clock } from '../clock.ts'
-import type { Digest } from '../oci/digest.ts'
-import type { Digester } from './digester.ts'
-import type { StorageError } from './filesystem.ts'
+import type { Clock } from '../../clock.ts'
+import type { Digest } from '../../oci/digest.ts'
+import type { Digester } from '../digester.ts'
+import type { StorageError } from '../filesystem.ts'
 import type { LagAllowance } from './lag-allowance.ts'
 
 export interface SpoolDeps {

@@ -1,12 +1,12 @@
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { describe, expect, it } from 'vitest'
-import type { Digest } from '../../../src/oci/digest.ts'
-import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
-import type { StoragePaths } from '../../../src/storage/paths.ts'
-import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
-import { ContentMismatchError } from '../../../src/storage/spool-error.ts'
-import { bytesOf, blobOf } from '../../support/images.ts'
+import type { Digest } from '../../../../src/oci/digest.ts'
+import { SMALL_BLOB_MAX_BYTES } from '../../../../src/storage/blob-store.ts'
+import type { StoragePaths } from '../../../../src/storage/paths.ts'
+import { BLOCK_BYTES } from '../../../../src/storage/spool/block-window.ts'
+import { ContentMismatchError } from '../../../../src/storage/spool/spool-error.ts'
+import { bytesOf, blobOf } from '../../../support/images.ts'
 import {
   expectSame,
   feed,
@@ -15,8 +15,8 @@ import {
   openSpool,
   readRange,
   SENDER,
-} from '../../support/spool-rig.ts'
-import { waitFor, within } from '../../support/wait-for.ts'
+} from '../../../support/spool-rig.ts'
+import { waitFor, within } from '../../../support/wait-for.ts'
 
 const KIB = 1024
 const MIB = 1024 * KIB

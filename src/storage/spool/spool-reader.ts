@@ -1,7 +1,7 @@
 // One client's view of a spool: sequential, at its own pace. Its leaving detaches it and disturbs nobody.
 
+import type { ByteSource } from '../byte-source.ts'
 import type { Block, BlockView } from './block-window.ts'
-import type { ByteSource } from './byte-source.ts'
 
 /** Of one reader: what it was given last stays valid while it asks for more (see ByteSource). */
 const HELD_MAX = 2

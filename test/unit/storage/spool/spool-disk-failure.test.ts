@@ -2,14 +2,14 @@ import { existsSync } from 'node:fs'
 import { mkdir, open, rm, writeFile, type FileHandle } from 'node:fs/promises'
 import path from 'node:path'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
-import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
-import { LagAllowance } from '../../../src/storage/lag-allowance.ts'
-import type { StoragePaths } from '../../../src/storage/paths.ts'
-import { AbandonedError, ContentMismatchError } from '../../../src/storage/spool-error.ts'
-import type { Spool } from '../../../src/storage/spool.ts'
-import type { FakeClock } from '../../support/fake-clock.ts'
-import { blobOf, bytesOf } from '../../support/images.ts'
-import { canListOpenFiles, openFilesBelow } from '../../support/open-files.ts'
+import type { StoragePaths } from '../../../../src/storage/paths.ts'
+import { BLOCK_BYTES } from '../../../../src/storage/spool/block-window.ts'
+import { LagAllowance } from '../../../../src/storage/spool/lag-allowance.ts'
+import type { Spool } from '../../../../src/storage/spool/spool.ts'
+import { AbandonedError, ContentMismatchError } from '../../../../src/storage/spool/spool-error.ts'
+import type { FakeClock } from '../../../support/fake-clock.ts'
+import { blobOf, bytesOf } from '../../../support/images.ts'
+import { canListOpenFiles, openFilesBelow } from '../../../support/open-files.ts'
 import {
   expectSame,
   feed,
@@ -19,9 +19,9 @@ import {
   passOn,
   readRange,
   SENDER,
-} from '../../support/spool-rig.ts'
-import { makeStalledDigester } from '../../support/storage-thread.ts'
-import { waitFor, within } from '../../support/wait-for.ts'
+} from '../../../support/spool-rig.ts'
+import { makeStalledDigester } from '../../../support/storage-thread.ts'
+import { waitFor, within } from '../../../support/wait-for.ts'
 
 const KIB = 1024
 const MIB = 1024 * KIB

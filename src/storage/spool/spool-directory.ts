@@ -4,9 +4,9 @@
 
 import { stat } from 'node:fs/promises'
 import path from 'node:path'
-import type { Clock } from '../clock.ts'
-import { parseDigest, type Digest } from '../oci/digest.ts'
-import type { Digester } from './digester.ts'
+import type { Clock } from '../../clock.ts'
+import { parseDigest, type Digest } from '../../oci/digest.ts'
+import type { Digester } from '../digester.ts'
 import {
   discardFile,
   ensureOwnDirectory,
@@ -16,9 +16,9 @@ import {
   removeFile,
   removeTree,
   StorageError,
-} from './filesystem.ts'
+} from '../filesystem.ts'
+import type { SenderId, StoragePaths } from '../paths.ts'
 import { LagAllowance } from './lag-allowance.ts'
-import type { SenderId, StoragePaths } from './paths.ts'
 import { Spool } from './spool.ts'
 
 /** Those of older versions do not tell who sent them: they are swept with what is oddly named. */

@@ -1,5 +1,9 @@
 import { describe, expect, it } from 'vitest'
-import { BLOCK_BYTES, BlockWindow, type BlockView } from '../../../src/storage/block-window.ts'
+import {
+  BLOCK_BYTES,
+  BlockWindow,
+  type BlockView,
+} from '../../../../src/storage/spool/block-window.ts'
 
 /** A block's worth of bytes that tell which block they are. */
 const blockOf = (number: number): Buffer => Buffer.alloc(BLOCK_BYTES, number)

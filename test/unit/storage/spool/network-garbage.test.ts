@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { garbageCount } from '../../../src/storage/network-garbage.ts'
+import { garbageCount } from '../../../../src/storage/spool/network-garbage.ts'
 
 const MIB = 1024 * 1024
 

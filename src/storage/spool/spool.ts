@@ -10,15 +10,15 @@
 //    kept, but it is served.
 
 import type { FileHandle } from 'node:fs/promises'
-import type { Clock, CancelTimer } from '../clock.ts'
-import { hexOf, type Digest } from '../oci/digest.ts'
+import type { Clock, CancelTimer } from '../../clock.ts'
+import { hexOf, type Digest } from '../../oci/digest.ts'
+import { SMALL_BLOB_MAX_BYTES, type BlobStore } from '../blob-store.ts'
+import { StorageError, openFile, type FileContent } from '../filesystem.ts'
 import { BLOCK_BYTES, BlockWindow, type BlockView } from './block-window.ts'
-import { SMALL_BLOB_MAX_BYTES, type BlobStore } from './blob-store.ts'
-import { StorageError, openFile, type FileContent } from './filesystem.ts'
-import { AbandonedError, ContentMismatchError } from './spool-error.ts'
-import { SpoolHash } from './spool-hash.ts'
 import type { LagAllowance } from './lag-allowance.ts'
 import { noteGarbage } from './network-garbage.ts'
+import { AbandonedError, ContentMismatchError } from './spool-error.ts'
+import { SpoolHash } from './spool-hash.ts'
 import type { SpoolDeps, SpoolOptions } from './spool-options.ts'
 import { SpoolReader, SpoolReaders, type ReadOptions } from './spool-reader.ts'
 

@@ -1,10 +1,10 @@
 import { readdir, readFile } from 'node:fs/promises'
 import { describe, expect, it, vi } from 'vitest'
-import { digestOf } from '../../../src/oci/digest.ts'
-import { BLOCK_BYTES } from '../../../src/storage/block-window.ts'
-import { SMALL_BLOB_MAX_BYTES } from '../../../src/storage/blob-store.ts'
-import { bytesOf } from '../../support/images.ts'
-import { canListOpenFiles, openFilesBelow } from '../../support/open-files.ts'
+import { digestOf } from '../../../../src/oci/digest.ts'
+import { SMALL_BLOB_MAX_BYTES } from '../../../../src/storage/blob-store.ts'
+import { BLOCK_BYTES } from '../../../../src/storage/spool/block-window.ts'
+import { bytesOf } from '../../../support/images.ts'
+import { canListOpenFiles, openFilesBelow } from '../../../support/open-files.ts'
 import {
   expectSame,
   feed,
@@ -14,8 +14,8 @@ import {
   passOn,
   readRange,
   SENDER,
-} from '../../support/spool-rig.ts'
-import { waitFor, within } from '../../support/wait-for.ts'
+} from '../../../support/spool-rig.ts'
+import { waitFor, within } from '../../../support/wait-for.ts'
 
 const KIB = 1024
 const MIB = 1024 * KIB
