@@ -1,8 +1,8 @@
 // The part of the composition root that makes upstreams of what the configuration says of them.
 
 import { readFile } from 'node:fs/promises'
-import { UpstreamHealth } from './cache/upstream-health.ts'
 import { Upstream } from './cache/upstream.ts'
+import { UpstreamHealth } from './cache/upstream-health.ts'
 import { Upstreams, type UpstreamPattern } from './cache/upstreams.ts'
 import type { Clock } from './clock.ts'
 import type {
@@ -12,8 +12,8 @@ import type {
 } from './config/schema.ts'
 import { registryUrlOf } from './config/upstreams.ts'
 import { parseRegistryHost, type RegistryHost } from './oci/registry-host.ts'
+import { LoginMemories } from './upstream/login/login-memory.ts'
 import { createRegistry, type RegistryOptions } from './upstream/mirrored-registry.ts'
-import { LoginMemories } from './upstream/login-memory.ts'
 import type { UpstreamDeps as RegistryDeps } from './upstream/upstream-client.ts'
 
 export interface UpstreamDeps {

@@ -1,26 +1,26 @@
 // One upstream's door: its URL, the way there, who we are to it. Every request for content goes through here,
 // and comes back as the answer that was expected or as an error.
 
-import type { Environment } from './credential-helper.ts'
+import type { Clock } from '../clock.ts'
 import type { RepositoryName } from '../oci/reference.ts'
 import type { CallBudget } from './call-budget.ts'
-import { createCredentials, type CredentialsOptions } from './credentials.ts'
 import type { ConnectionOptions, EnvironmentProxy } from './egress.ts'
 import { failedAnswer } from './failed-answer.ts'
-import type { Credentials } from './login.ts'
-import { LoginGuard } from './login-guard.ts'
-import { LoginWithdrawn } from './login-lease.ts'
-import type { LoginMemory } from './login-memory.ts'
-import { hostOfRealm } from './realm.ts'
+import type { Environment } from './login/credential-helper.ts'
+import { createCredentials, type CredentialsOptions } from './login/credentials.ts'
+import type { Credentials } from './login/login.ts'
+import { LoginGuard } from './login/login-guard.ts'
+import { LoginWithdrawn } from './login/login-lease.ts'
+import type { LoginMemory } from './login/login-memory.ts'
+import { mayBeAbout, TokenAuth, type Grant } from './login/token-auth.ts'
 import { PullAllowance, type RateLimit } from './pull-allowance.ts'
-import { mayBeAbout, TokenAuth, type Grant } from './token-auth.ts'
+import { hostOfRealm } from './realm.ts'
 import {
   Transport,
   type TransportDeps,
   type TransportRequest,
   type TransportResponse,
 } from './transport.ts'
-import type { Clock } from '../clock.ts'
 import type { UpstreamError } from './upstream-error.ts'
 
 export interface UpstreamOptions {

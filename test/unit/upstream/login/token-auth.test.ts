@@ -1,6 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { describe, expect, it } from 'vitest'
-import { waitFor } from '../../support/wait-for.ts'
+import { waitFor } from '../../../support/wait-for.ts'
 import {
   alpine,
   content,
@@ -11,7 +11,7 @@ import {
   sendJson,
   startServer,
   type Handler,
-} from './small-server.ts'
+} from '../small-server.ts'
 
 const credentials = { kind: 'static', username: 'robot', password: 's3cret' } as const
 const basicHeader = `Basic ${Buffer.from('robot:s3cret').toString('base64')}`

@@ -6,14 +6,14 @@
 
 import { createHash } from 'node:crypto'
 import type { Logger } from 'pino'
-import { delay, type CancelTimer, type Clock } from '../clock.ts'
-import { leaveOnAbort } from './call-budget.ts'
+import { delay, type CancelTimer, type Clock } from '../../clock.ts'
+import { leaveOnAbort } from '../call-budget.ts'
+import { UpstreamError } from '../upstream-error.ts'
 import { CredentialsError, type Credentials, type Login } from './login.ts'
 import { LoginWithdrawn, type LoginLease, type SentLease } from './login-lease.ts'
 import type { LoginMemory, Refusal } from './login-memory.ts'
 import { LoginWindow, REQUEST_WINDOW, TOKEN_WINDOW, type Ticket } from './login-window.ts'
 import { SharedCheck } from './shared-check.ts'
-import { UpstreamError } from './upstream-error.ts'
 
 /** Doubled with each refusal: five in the first quarter of an hour. Docker Hub locks for ten minutes. */
 const REST_MIN_MS = 60_000

@@ -1,18 +1,21 @@
 import { readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { createCredentials, type CredentialsOptions } from '../../../src/upstream/credentials.ts'
-import type { Credentials } from '../../../src/upstream/login.ts'
-import type { JsonObject } from '../../../src/upstream/response-body.ts'
+import {
+  createCredentials,
+  type CredentialsOptions,
+} from '../../../../src/upstream/login/credentials.ts'
+import type { Credentials } from '../../../../src/upstream/login/login.ts'
+import type { JsonObject } from '../../../../src/upstream/response-body.ts'
 import {
   answering,
   makeHelperDirectory,
   type HelperDirectory,
-} from '../../support/credential-helper.ts'
-import { FakeClock } from '../../support/fake-clock.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { waitFor, within } from '../../support/wait-for.ts'
-import { loggerInto } from './small-server.ts'
+} from '../../../support/credential-helper.ts'
+import { FakeClock } from '../../../support/fake-clock.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
+import { waitFor, within } from '../../../support/wait-for.ts'
+import { loggerInto } from '../small-server.ts'
 
 const ECR = '123456789012.dkr.ecr.eu-west-1.amazonaws.com'
 const HOUR_MS = 60 * 60_000

@@ -3,9 +3,9 @@
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { CredentialsOptions } from '../../../src/upstream/credentials.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { waitFor } from '../../support/wait-for.ts'
+import type { CredentialsOptions } from '../../../../src/upstream/login/credentials.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
+import { waitFor } from '../../../support/wait-for.ts'
 import {
   content,
   failureOf,
@@ -14,7 +14,7 @@ import {
   sendJson,
   startServer,
   type SmallServer,
-} from './small-server.ts'
+} from '../small-server.ts'
 
 const fixed = { kind: 'static', username: 'robot', password: 'first' } as const
 

@@ -1,7 +1,7 @@
 // What whoever uses a login gets from the guard, and tells it.
 
+import type { Passage } from '../transport.ts'
 import type { Login } from './login.ts'
-import type { Passage } from './transport.ts'
 
 /** One use of the login. `accepted` or `refused` may be called, and then, always, `release`. */
 export interface LoginLease {

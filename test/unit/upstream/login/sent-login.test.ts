@@ -5,12 +5,12 @@ import type { ServerResponse } from 'node:http'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it, onTestFinished } from 'vitest'
-import { FILE_LIFETIME_MS } from '../../../src/upstream/credential-files.ts'
-import { startFakeUpstream } from '../../support/fake-upstream.ts'
-import { buildImage } from '../../support/images.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { nextTurn, waitFor } from '../../support/wait-for.ts'
-import { content, failureOf, makeClient, repositoryOf, startServer } from './small-server.ts'
+import { FILE_LIFETIME_MS } from '../../../../src/upstream/login/credential-files.ts'
+import { startFakeUpstream } from '../../../support/fake-upstream.ts'
+import { buildImage } from '../../../support/images.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
+import { nextTurn, waitFor } from '../../../support/wait-for.ts'
+import { content, failureOf, makeClient, repositoryOf, startServer } from '../small-server.ts'
 
 const NAMES = Array.from({ length: 100 }, (_, i) => `repository-${i}`)
 const PAUSE_MS = 1_000

@@ -3,9 +3,9 @@
 // registry is not one for all of it.
 // @see https://docs.docker.com/reference/cli/docker/login/#credential-stores
 
+import { DOCKER_HUB_NAMES } from '../../oci/registry-host.ts'
+import { isObject, type JsonObject } from '../response-body.ts'
 import { CredentialsError, loginOf, type Login } from './login.ts'
-import { DOCKER_HUB_NAMES } from '../oci/registry-host.ts'
-import { isObject, type JsonObject } from './response-body.ts'
 
 /** What Docker calls Docker Hub, in its file and to helpers. */
 const DOCKER_HUB_SERVER = 'https://index.docker.io/v1/'

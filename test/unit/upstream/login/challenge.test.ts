@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { parseChallenges } from '../../../src/upstream/challenge.ts'
+import { parseChallenges } from '../../../../src/upstream/login/challenge.ts'
 
 function parsed(header: string | readonly string[]): unknown[] {
   return parseChallenges(header).map(({ scheme, params }) => [scheme, Object.fromEntries(params)])

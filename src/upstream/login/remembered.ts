@@ -3,7 +3,7 @@
 // stays in use: an identity provider that is down must not take a cache with it that could still pull.
 
 import type { Logger } from 'pino'
-import type { Clock } from '../clock.ts'
+import type { Clock } from '../../clock.ts'
 import { CredentialsError } from './login.ts'
 
 /** A source that failed is not asked for so long: requests come by the hundred, helpers take seconds. */

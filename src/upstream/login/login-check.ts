@@ -2,8 +2,10 @@
 // request may be about what was asked for, and one client must not cost all others their login by asking for
 // what is forbidden.
 
-import { CallBudget } from './call-budget.ts'
-import { failedAnswer } from './failed-answer.ts'
+import { CallBudget } from '../call-budget.ts'
+import { failedAnswer } from '../failed-answer.ts'
+import { discard } from '../response-body.ts'
+import { UpstreamError } from '../upstream-error.ts'
 import type { Login, Password } from './login.ts'
 import {
   basic,
@@ -12,8 +14,6 @@ import {
   type TokenEndpointDeps,
   type TokenQuestion,
 } from './token-endpoint.ts'
-import { discard } from './response-body.ts'
-import { UpstreamError } from './upstream-error.ts'
 
 /**
  * Asks for a token for nothing in particular, as `docker login` does.

@@ -5,14 +5,16 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import { LRUCache } from 'lru-cache'
 import type { Logger } from 'pino'
-import type { Clock } from '../clock.ts'
-import type { RepositoryName } from '../oci/reference.ts'
-import { CallBudget, leaveOnAbort } from './call-budget.ts'
+import type { Clock } from '../../clock.ts'
+import type { RepositoryName } from '../../oci/reference.ts'
+import { CallBudget, leaveOnAbort } from '../call-budget.ts'
+import { isAllowedRealm } from '../realm.ts'
+import type { TransportResponse } from '../transport.ts'
+import { UpstreamError } from '../upstream-error.ts'
 import { parseChallenges } from './challenge.ts'
 import { givesToken, isWelcome, letsIn, type Welcome } from './login-check.ts'
 import type { LoginGuard } from './login-guard.ts'
 import type { LoginLease, SentLease } from './login-lease.ts'
-import { isAllowedRealm } from './realm.ts'
 import {
   basic,
   fetchToken,
@@ -20,8 +22,6 @@ import {
   type TokenEndpointDeps,
   type TokenQuestion,
 } from './token-endpoint.ts'
-import type { TransportResponse } from './transport.ts'
-import { UpstreamError } from './upstream-error.ts'
 
 /** What a request is sent with. */
 export interface Grant {

@@ -3,10 +3,10 @@
 // @see https://github.com/docker/docker-credential-helpers
 
 import { execFile } from 'node:child_process'
-import type { Clock } from '../clock.ts'
-import { presentable } from './failed-answer.ts'
+import type { Clock } from '../../clock.ts'
+import { presentable } from '../failed-answer.ts'
+import { isObject } from '../response-body.ts'
 import { CredentialsError, loginOf, type Login } from './login.ts'
-import { isObject } from './response-body.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 

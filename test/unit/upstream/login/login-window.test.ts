@@ -4,9 +4,9 @@ import {
   REQUEST_WINDOW,
   TOKEN_WINDOW,
   type Ticket,
-} from '../../../src/upstream/login-window.ts'
-import { FakeClock } from '../../support/fake-clock.ts'
-import { nextTurn } from '../../support/wait-for.ts'
+} from '../../../../src/upstream/login/login-window.ts'
+import { FakeClock } from '../../../support/fake-clock.ts'
+import { nextTurn } from '../../../support/wait-for.ts'
 
 function openWindow(options = TOKEN_WINDOW) {
   const clock = new FakeClock()

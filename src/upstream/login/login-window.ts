@@ -3,8 +3,8 @@
 // and a hundred repositories should not wait in line), few again when nothing has been heard for a moment, more again
 // where answers are long in coming, and none while it is found out whether a refusal was about the login.
 
-import type { CancelTimer, Clock } from '../clock.ts'
-import { leaveOnAbort } from './call-budget.ts'
+import type { CancelTimer, Clock } from '../../clock.ts'
+import { leaveOnAbort } from '../call-budget.ts'
 
 /** After a pause. */
 const SIZE_MIN = 4

@@ -2,13 +2,13 @@
 // approved, and nowhere else.
 // @see https://distribution.github.io/distribution/spec/auth/token/
 
-import type { Clock } from '../clock.ts'
-import { CallBudget } from './call-budget.ts'
-import { failedAnswer } from './failed-answer.ts'
+import type { Clock } from '../../clock.ts'
+import { CallBudget } from '../call-budget.ts'
+import { failedAnswer } from '../failed-answer.ts'
+import { parseObject, readContent, type JsonObject } from '../response-body.ts'
+import type { Transport, TransportRequest } from '../transport.ts'
+import { UpstreamError } from '../upstream-error.ts'
 import type { Login } from './login.ts'
-import { parseObject, readContent, type JsonObject } from './response-body.ts'
-import type { Transport, TransportRequest } from './transport.ts'
-import { UpstreamError } from './upstream-error.ts'
 
 export interface Token {
   /** `Bearer …`. */

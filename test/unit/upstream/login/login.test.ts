@@ -5,9 +5,9 @@ import { writeFileSync } from 'node:fs'
 import { rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
-import type { CredentialsOptions } from '../../../src/upstream/credentials.ts'
-import { makeTempDirectory } from '../../support/temp-directory.ts'
-import { nextTurn, waitFor } from '../../support/wait-for.ts'
+import type { CredentialsOptions } from '../../../../src/upstream/login/credentials.ts'
+import { makeTempDirectory } from '../../../support/temp-directory.ts'
+import { nextTurn, waitFor } from '../../../support/wait-for.ts'
 import {
   alpine,
   content,
@@ -18,7 +18,7 @@ import {
   startServer,
   type SmallServer,
   type TestClient,
-} from './small-server.ts'
+} from '../small-server.ts'
 
 const MINUTE_MS = 60_000
 

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { dockerEntry } from '../../../src/upstream/docker-config.ts'
+import { dockerEntry } from '../../../../src/upstream/login/docker-config.ts'
 
 const HUB = 'registry-1.docker.io'
 

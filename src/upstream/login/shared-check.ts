@@ -1,6 +1,6 @@
 // Whether a login that was refused is good for anything: asked once for all who want to know at the time.
 
-import type { Clock } from '../clock.ts'
+import type { Clock } from '../../clock.ts'
 
 /** What was found out is believed for so long, if at all: refusals may come by the hundred. */
 const CHECK_MS = 1_000
