@@ -35,7 +35,7 @@ export interface RedisOptionsPlain {
   /** Of one question; each has to fit into `readTimeoutMs` all the same. */
   readonly maxRetries?: number | undefined
   readonly clientName?: string | undefined
-  /** PEM text. */
+  /** PEM text. Without `rootCas` the authorities are Node's, with those of NODE_EXTRA_CA_CERTS. */
   readonly tls?:
     | {
         readonly certificate?: string | undefined
@@ -140,7 +140,8 @@ function connectionOptions(options: RedisOptionsPlain): ConnectionOptions {
     ...(options.dialTimeoutMs === undefined ? {} : { connectTimeout: options.dialTimeoutMs }),
   }
   const tls = options.tls && {
-    ca: [...options.tls.rootCas],
+    // An empty list would trust nobody; without one, the authorities are those that Node trusts.
+    ...(options.tls.rootCas.length === 0 ? {} : { ca: [...options.tls.rootCas] }),
     ...(options.tls.certificate === undefined ? {} : { cert: options.tls.certificate }),
     ...(options.tls.key === undefined ? {} : { key: options.tls.key }),
   }

@@ -1,8 +1,16 @@
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { rootCertificates } from 'node:tls'
+import type { Redis } from 'ioredis'
 import { pino } from 'pino'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { FakeClock } from '../support/fake-clock.ts'
+import { rawGet } from '../support/http-client.ts'
 import { blobOf } from '../support/images.ts'
+import { configurationFile, Program, upstreamFor } from '../support/program.ts'
 import { freePort, hasRedisServer, RedisServer } from '../support/redis-server.ts'
+import { makeTempDirectory } from '../support/temp-directory.ts'
+import { TLS_CERTIFICATE } from '../support/tls-certificate.ts'
 import { waitFor, within } from '../support/wait-for.ts'
 import type { Digest } from '../../src/oci/digest.ts'
 import {
@@ -41,6 +49,12 @@ function makeCache(port: number, options: Partial<RedisOptionsPlain> = {}): Rig 
         .filter((line) => line.level === pino.levels.values[level])
         .map(({ err, msg }) => (err ? `${msg}: ${err.message}` : msg)),
   }
+}
+
+/** How many connections it has taken, this one included. */
+async function connectionsOf(redis: Redis): Promise<number> {
+  const info = await redis.info('stats')
+  return Number(/total_connections_received:(\d+)/.exec(info)?.[1])
 }
 
 /** Waits until what is set can be got. */
@@ -95,6 +109,54 @@ suite(`what is kept in ${where}`, () => {
     await working(makeCache(server.port, { database: 3 }))
     expect(await server.ask((redis) => redis.exists(keyOf(digest)))).toBe(0)
     expect(await server.ask((redis) => redis.select(3).then(() => redis.dbsize()))).toBe(1)
+  })
+})
+
+suite(`over TLS ${where}`, () => {
+  it('is used when its certificate is that of an authority in rootcas', async () => {
+    const server = await RedisServer.start({ tls: true })
+    const rig = makeCache(server.port, { tls: { rootCas: [TLS_CERTIFICATE.cert] } })
+    await working(rig, 5)
+    expect(await server.ask((redis) => redis.hget(keyOf(digest), 'size'))).toBe('5')
+    expect(rig.logged('warn')).toEqual([])
+  })
+
+  it('is not, when the authority is another one: one line says so, and nothing else happens', async () => {
+    const server = await RedisServer.start({ tls: true })
+    const attempts = (): Promise<number> => server.ask(connectionsOf)
+    const rig = makeCache(server.port, { tls: { rootCas: rootCertificates.slice(0, 1) } })
+    const before = await attempts()
+    let questions = 1
+    await waitFor('further attempts', async () => {
+      rig.cache.set(digest, { sizeBytes: 1 })
+      expect(await rig.cache.get(digest)).toBeUndefined()
+      return (await attempts()) - before - questions++ >= 3
+    })
+    expect(rig.logged('warn')).toEqual([expect.stringContaining('self-signed certificate')])
+    expect(rig.logged('info')).toEqual([])
+    expect(await server.ask((redis) => redis.dbsize())).toBe(0)
+  })
+
+  // A process of its own: Node reads the variable once, at its start.
+  it('is used without rootcas when Node trusts the authority', async () => {
+    const server = await RedisServer.start({ tls: true })
+    const authority = join(await makeTempDirectory(), 'authority.pem')
+    await writeFile(authority, TLS_CERTIFICATE.cert)
+    const upstream = await upstreamFor()
+    const blob = blobOf(100, 'over TLS')
+    upstream.addBlob('library/alpine', blob)
+    const more = `redis: {addr: "127.0.0.1:${server.port}", tls: {enabled: true}}`
+    const program = new Program(['serve', await configurationFile(upstream.url, { more })], {
+      NODE_EXTRA_CA_CERTS: authority,
+      REGISTRY_STORAGE_CACHE_BLOBDESCRIPTOR: 'redis',
+    })
+    const path = `/v2/library/alpine/blobs/${blob.digest}`
+    const url = (await program.url()) + path
+    await waitFor('the size to be in redis', async () => {
+      expect((await rawGet(url)).status).toBe(200)
+      return (await server.ask((redis) => redis.hget(keyOf(blob.digest), 'size'))) === '100'
+    })
+    expect(program.stderr).not.toContain('redis does not answer')
   })
 })
 
@@ -212,11 +274,7 @@ suite(`when ${where} fails`, () => {
     'because of %s, the log says so once, however often it is tried',
     async (_what, options, reason) => {
       const server = await RedisServer.start({ password: 'right' })
-      const connections = (): Promise<number> =>
-        server.ask(async (redis) => {
-          const info = await redis.info('stats')
-          return Number(/total_connections_received:(\d+)/.exec(info)?.[1])
-        })
+      const connections = (): Promise<number> => server.ask(connectionsOf)
       const rig = makeCache(server.port, options)
       await waitFor('the log', () => rig.logged('warn').length > 0)
       const before = await connections()

@@ -2,10 +2,13 @@
 
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo } from 'node:net'
-import { Redis } from 'ioredis'
+import { join } from 'node:path'
+import { Redis, type RedisOptions } from 'ioredis'
 import { onTestFinished } from 'vitest'
 import { makeTempDirectory } from './temp-directory.ts'
+import { TLS_CERTIFICATE } from './tls-certificate.ts'
 import { waitFor } from './wait-for.ts'
 
 export const hasRedisServer = spawnSync('redis-server', ['--version']).status === 0
@@ -14,30 +17,37 @@ export interface RedisServerOptions {
   readonly password?: string | undefined
   /** Default: a free one. */
   readonly port?: number
+  /** Speaks TLS only, with TLS_CERTIFICATE. */
+  readonly tls?: boolean
 }
 
 export class RedisServer {
   readonly port: number
   readonly #process: ChildProcess
-  readonly #password: string | undefined
+  readonly #secrets: Pick<RedisOptions, 'password' | 'tls'>
 
-  private constructor(port: number, process: ChildProcess, password: string | undefined) {
+  private constructor(port: number, process: ChildProcess, { password, tls }: RedisServerOptions) {
     this.port = port
     this.#process = process
-    this.#password = password
+    this.#secrets = {
+      ...(password === undefined ? {} : { password }),
+      ...(tls ? { tls: { ca: TLS_CERTIFICATE.cert } } : {}),
+    }
   }
 
   /** Starts a server that ends with the running test, if not before, and waits until it answers. */
-  static async start({ password, port }: RedisServerOptions = {}): Promise<RedisServer> {
+  static async start(options: RedisServerOptions = {}): Promise<RedisServer> {
+    const { password, tls = false } = options
     const directory = await makeTempDirectory()
-    const chosen = port ?? (await freePort())
-    const address = ['--port', `${chosen}`, '--bind', '127.0.0.1', '--dir', directory]
+    const chosen = options.port ?? (await freePort())
+    const port = tls ? await tlsPort(chosen, directory) : ['--port', `${chosen}`]
+    const address = [...port, '--bind', '127.0.0.1', '--dir', directory]
     const keepNothing = ['--save', '', '--appendonly', 'no']
     const secret = password === undefined ? [] : ['--requirepass', password]
     const child = spawn('redis-server', [...address, ...keepNothing, ...secret], {
       stdio: 'ignore',
     })
-    const server = new RedisServer(chosen, child, password)
+    const server = new RedisServer(chosen, child, options)
     onTestFinished(() => server.stop())
     await waitFor('redis to answer', async () => {
       if (child.exitCode !== null) throw new Error(`redis ended with ${child.exitCode}`)
@@ -56,7 +66,7 @@ export class RedisServer {
       ...this.address,
       lazyConnect: true,
       retryStrategy: () => null,
-      ...(this.#password === undefined ? {} : { password: this.#password }),
+      ...this.#secrets,
     })
     // Whoever asks is told by the rejected promise.
     redis.on('error', () => undefined)
@@ -84,6 +94,15 @@ export class RedisServer {
     this.#process.kill('SIGKILL')
     await exited
   }
+}
+
+/** @returns the arguments for a port on which TLS is spoken, and nothing else */
+async function tlsPort(port: number, directory: string): Promise<string[]> {
+  const [certificate, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')]
+  await writeFile(certificate, TLS_CERTIFICATE.cert)
+  await writeFile(key, TLS_CERTIFICATE.key)
+  const files = ['--tls-cert-file', certificate, '--tls-key-file', key]
+  return ['--port', '0', '--tls-port', `${port}`, ...files, '--tls-auth-clients', 'no']
 }
 
 /** @returns a port on which nobody listens now */
