@@ -10,7 +10,7 @@ const FRUITLESS_MAX = 5
 const ATTEMPTS_MAX = 100
 /**
  * What must have come within that time when it breaks: 6 kB/s, on which nobody pulls an image. An upstream that
- * stands still in each body takes half a minute for an attempt, and would take an hour for all.
+ * stands still in each body takes 25 s for an attempt, and would take an hour for all.
  */
 const PROGRESS_MIN_BYTES = 1024 * 1024
 const PROGRESS_MAX_MS = 3 * 60_000

@@ -92,8 +92,11 @@ interface Exchange {
 /** Clients give up after 30 s without headers; a second try must still fit the call's budget. */
 const HEADERS_TIMEOUT_MS = 20_000
 
-/** Without a byte. Does not run while the reader pauses the body, so slow readers are safe. */
-const BODY_IDLE_TIMEOUT_MS = 30_000
+/**
+ * Without a byte. Clients hang up after 30 s of that, and undici's timers are a second or so late.
+ * Does not run while the reader pauses the body, so slow readers are safe.
+ */
+const BODY_IDLE_TIMEOUT_MS = 25_000
 
 /** Read ahead of a slow reader; larger means fewer pauses of the socket. */
 const BODY_BUFFER_BYTES = 256 * 1024

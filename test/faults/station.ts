@@ -3,9 +3,9 @@
 // may leap for it. Nothing is dialled beyond this machine: see `fence`.
 
 import net from 'node:net'
-import { createRequire } from 'node:module'
 import { startFakeUpstream, type FakeUpstream } from '../support/fake-upstream.ts'
 import type { RequestMatch } from '../support/fake-upstream-requests.ts'
+import { passFastTime } from '../support/fast-timers.ts'
 import { rawGet } from '../support/http-client.ts'
 import { Layover } from '../support/layover.ts'
 import { LeapingClock } from '../support/leaping-clock.ts'
@@ -19,18 +19,12 @@ const LOGIN = { username: 'cache', password: 'secret' } as const
 const DEADLINE_MS = 20_000
 /** What a call to an upstream may take. */
 const CALL_LIMIT_MS = 25_000
-/** What a body may stand still: undici's own timer, which no clock of ours drives. */
-const BODY_IDLE_MS = 31_000
+/** A body may stand still for less; clients wait for more. */
+const BODY_IDLE_MS = 26_000
 /** Turns of the event loop after which what a timer has ended is over. */
 const SETTLING_TURNS = 20
 
 const PULLED_BYTES = 'registry_proxy_pulled_bytes_total{type="blob"}'
-
-/** Undici's low-resolution timers, with the door that it leaves open for tests. */
-interface FastTimers {
-  tick(ms: number): void
-}
-const fastTimers = createRequire(import.meta.url)('undici/lib/util/timers.js') as FastTimers
 
 export type Counters = ReadonlyMap<string, number>
 
@@ -157,9 +151,7 @@ export class Station {
     await this.clock.leap(CALL_LIMIT_MS)
     for (let turn = 0; turn < SETTLING_TURNS; turn++) await nextTurn()
     if (this.upstream.hanging === 0) return
-    // The first tick starts the timers that are new, the second ends them.
-    fastTimers.tick(1_000)
-    fastTimers.tick(BODY_IDLE_MS)
+    passFastTime(BODY_IDLE_MS)
     for (let turn = 0; turn < SETTLING_TURNS; turn++) await nextTurn()
   }
 }

@@ -1,6 +1,8 @@
+import { once } from 'node:events'
 import { buffer } from 'node:stream/consumers'
 import { describe, expect, it } from 'vitest'
 import { connectionError } from '../../../src/upstream/upstream-error.ts'
+import { fastNowMs, passFastTime } from '../../support/fast-timers.ts'
 import { waitFor } from '../../support/wait-for.ts'
 import { ENCODERS, alpine, content, digest, kindOf, startClient } from './small-server.ts'
 
@@ -121,6 +123,20 @@ describe('getBlob', () => {
     const error = await buffer(body).catch((reason: unknown) => reason)
     expect(connectionError(error, 'h')).toMatchObject({ kind: 'unreachable' })
     expect(clock.pendingTimers).toBe(0)
+  })
+
+  it('is given up when it stands still, before clients give us up', async () => {
+    const { client } = await startClient((_request, response) => {
+      response.setHeader('content-length', content.length)
+      response.write(content.subarray(0, 10))
+    })
+    const { body } = await client.getBlob(alpine, digest)
+    const failure = buffer(body).catch((reason: unknown) => reason)
+    await once(body, 'data')
+    const beforeMs = fastNowMs()
+    passFastTime(25_000)
+    expect(connectionError(await failure, 'h')).toMatchObject({ kind: 'timeout' })
+    expect(fastNowMs() - beforeMs).toBeLessThan(30_000)
   })
 
   it('is not bound by the time limit once the headers are in', async () => {
