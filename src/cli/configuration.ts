@@ -10,7 +10,9 @@ export async function load(
   deps: CliDeps,
 ): Promise<LoadedConfiguration | undefined> {
   const { complain, environment } = deps
-  const path = file ?? environment['REGISTRY_CONFIGURATION_PATH'] ?? deps.defaultConfigurationPath
+  // Empty is unset, as everywhere: `VARIABLE=` in a compose file.
+  const named = environment['REGISTRY_CONFIGURATION_PATH'] || undefined
+  const path = file ?? named ?? deps.defaultConfigurationPath
   let text: string
   try {
     text = await readFile(path, 'utf8')

@@ -44,12 +44,16 @@ export async function serve(file: string | undefined, deps: CliDeps): Promise<nu
 
 /** What, where, and how to use it, in one line. */
 function startLine({ http, proxy, storage }: Configuration, listenUrl: string): string {
-  const url = http.host === undefined ? listenUrl : `${http.host.replace(/\/$/, '')}${http.prefix}`
   const names = proxy.others.map(({ name }) => name)
   const registries = [proxy.main.remoteUrls.join(' and '), ...names].join(', ')
-  return (
+  const whatAndWhere = (url: string): string =>
     `Registry configured as a proxy cache to ${registries}: ` +
-    `serving on ${url}, keeping data in ${storage.rootDirectory}. ` +
-    `Point a client at it: {"registry-mirrors": ["${url}"]} in Docker's daemon.json`
-  )
+    `serving on ${url}, keeping data in ${storage.rootDirectory}`
+  // No client can be pointed at a socket, only at what stands in front of it.
+  if (http.host === undefined && 'path' in http.listen) {
+    return whatAndWhere(`unix:${http.listen.path}`)
+  }
+  const url = http.host === undefined ? listenUrl : `${http.host.replace(/\/$/, '')}${http.prefix}`
+  const hint = `Point a client at it: {"registry-mirrors": ["${url}"]} in Docker's daemon.json`
+  return `${whatAndWhere(url)}. ${hint}`
 }

@@ -1,5 +1,7 @@
 // The program as operators run it: a process of its own, with arguments, variables and signals.
 
+import { once } from 'node:events'
+import { get, type IncomingMessage } from 'node:http'
 import { createServer } from 'node:net'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -12,21 +14,70 @@ import { waitFor, within } from '../support/wait-for.ts'
 
 const MIB = 1024 * 1024
 
+/** All that is said about what is served, where, and how to use it. */
+async function startLine(program: Program): Promise<string> {
+  const lines = await waitFor('the start line', () => {
+    const whole = program.stderr.split('\n').slice(0, -1)
+    const found = whole.filter((line) => line.includes('Registry configured as a proxy cache to'))
+    return found.length > 0 && found
+  })
+  expect(lines.length).toBe(1)
+  return lines[0] ?? ''
+}
+
 describe('serve', () => {
   it('says in one line what it serves, where, and how to use it', async () => {
     const upstream = await upstreamFor()
-    const program = new Program(['serve', await configurationFile(upstream.url)])
+    const root = await makeTempDirectory()
+    const program = new Program(['serve', await configurationFile(upstream.url, { root })])
     const url = await program.url()
     expect((await rawGet(`${url}/v2/`)).status).toBe(200)
-    const lines = program.stderr.trim().split('\n')
-    expect(
-      lines.filter((line) => line.includes('Registry configured as a proxy cache to')),
-    ).toEqual([expect.stringContaining(upstream.url)])
-    expect(program.stderr).toContain('registry-mirrors')
+    const line = await startLine(program)
+    expect(line).toContain(
+      `proxy cache to ${upstream.url}: serving on ${url}, keeping data in ${root}.`,
+    )
+    expect(line).toContain(`registry-mirrors\\": [\\"${url}\\"]`)
     expect(program.stderr).not.toContain('a-secret')
     program.kill('SIGTERM')
     expect(await program.exitCode()).toBe(0)
     expect(program.stdout).toContain('"GET /v2/ HTTP/1.1" 200 2')
+  })
+
+  it('names http.host and the prefix, where clients reach it by these', async () => {
+    const upstream = await upstreamFor()
+    const program = new Program(['serve', await configurationFile(upstream.url)], {
+      REGISTRY_HTTP_HOST: 'https://cache.example:8443/',
+      REGISTRY_HTTP_PREFIX: '/hub/',
+    })
+    const line = await startLine(program)
+    expect(line).toContain('serving on https://cache.example:8443/hub, keeping')
+    expect(line).toContain('registry-mirrors\\": [\\"https://cache.example:8443/hub\\"]')
+  })
+
+  it('may listen on a unix socket, at which no client is pointed', async () => {
+    const upstream = await upstreamFor()
+    const socketPath = join(await makeTempDirectory(), 'layover.sock')
+    const file = await configurationFile(upstream.url)
+    const variables = { REGISTRY_HTTP_NET: 'unix', REGISTRY_HTTP_ADDR: socketPath }
+    const program = new Program(['serve', file], variables)
+    const line = await startLine(program)
+    expect(line).toContain(`serving on unix:${socketPath}, keeping`)
+    expect(line).not.toContain('registry-mirrors')
+    const [answer] = (await once(get({ socketPath, path: '/v2/' }), 'response')) as [
+      IncomingMessage,
+    ]
+    answer.resume()
+    expect(answer.statusCode).toBe(200)
+    expect(await new Program(['health', file], variables).exitCode()).toBe(0)
+  })
+
+  it('takes the file that REGISTRY_CONFIGURATION_PATH names', async () => {
+    const upstream = await upstreamFor()
+    const program = new Program(['serve'], {
+      REGISTRY_CONFIGURATION_PATH: await configurationFile(upstream.url),
+    })
+    await program.url()
+    expect(program.stderr).toContain(`proxy cache to ${upstream.url}`)
   })
 
   it('is what is done without a command, and its file may be named by --config', async () => {
@@ -174,6 +225,19 @@ describe('check-config', () => {
     expect(program.stdout).toContain('tagttl: 1m0s')
     expect(program.stdout + program.stderr).not.toContain('a-secret')
   })
+
+  it.each([
+    ['no file', {}],
+    ['an empty name of a file', { REGISTRY_CONFIGURATION_PATH: '' }],
+  ])(
+    'without arguments and with %s in the environment it is of proxy.yml',
+    async (_what, named) => {
+      const program = new Program(['check-config'], named)
+      expect(await program.exitCode()).toBe(0)
+      expect(program.stdout).toContain('rootdirectory: ./data\n')
+      expect(program.stdout).toContain("addr: ':5000'\n")
+    },
+  )
 
   it('prints every mistake with its path, and exits with 2', async () => {
     const more = 'log: {level: loud}\ncatalog: {maxentries: many}\n'
