@@ -144,7 +144,7 @@ const http = section({
     'TLS on the listener is not supported by this version; put a TLS-terminating proxy in front or remove the key',
   ),
   secret: ignored(),
-  relativeurls: ignored(),
+  relativeurls: ignored(READ_ONLY),
   http2: ignored('accepted, but has no effect: clients speak HTTP/2 over TLS only'),
   h2c: ignored(THIS_VERSION),
 })

@@ -61,6 +61,9 @@ export function toConfiguration(
 
 function logOf({ log, loglevel }: Document, findings: Findings): LogConfiguration {
   if (loglevel) findings.warning('loglevel', 'deprecated; use log.level')
+  if (log.formatter === 'logstash') {
+    findings.warning('log.formatter', 'logstash is taken as json, whose fields have other names')
+  }
   return {
     level: log.level ?? loglevel ?? 'info',
     formatter: log.formatter === 'text' ? 'text' : 'json',

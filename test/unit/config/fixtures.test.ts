@@ -53,7 +53,10 @@ describe('configurations that work as they are', () => {
 
   it('takes the redis section of registry:2, and a password that looks like a number as text', () => {
     const { configuration, warnings } = loadFixture('redis-2')
-    expect(warnings).toEqual(['redis.pool: accepted, but has no effect in this version'])
+    expect(warnings).toEqual([
+      'http.relativeurls: accepted, but has no effect in a read-only cache',
+      'redis.pool: accepted, but has no effect in this version',
+    ])
     expect(configuration?.storage.descriptorCache).toEqual({ kind: 'redis' })
     expect(configuration?.redis).toMatchObject({
       addresses: [{ host: 'redis.cache.svc', port: 6379 }],

@@ -258,11 +258,15 @@ describe('http', () => {
   })
 
   it('accepts silently what a cache has no use for', () => {
-    const text = file(
-      'http: {secret: abc, relativeurls: true}',
-      'storage: {delete: {enabled: true}}',
-    )
+    const text = file('http: {secret: abc}', 'storage: {delete: {enabled: true}}')
     expect(load(text)).toMatchObject({ warnings: [], problems: [] })
+  })
+
+  it('says once of all that has no effect in a cache that it has none', () => {
+    expect(load(file('http: {relativeurls: true}', 'policy: {a: 1}'))).toMatchObject({
+      warnings: ['http.relativeurls, policy: accepted, but has no effect in a read-only cache'],
+      problems: [],
+    })
   })
 
   it('says that metrics need a listener', () => {
@@ -350,6 +354,12 @@ describe('proxy', () => {
     const { configuration } = load(file(), { HTTP_PROXY: 'http://a', http_proxy: 'http://b' })
     expect(configuration?.proxy.environmentProxy.httpProxy).toBe('http://b')
   })
+
+  it('cannot use a proxy server in the environment that speaks another protocol', () => {
+    expect(load(file(), { http_proxy: 'socks5://a:1080' }).problems).toEqual([
+      'http_proxy: expected an http or https proxy such as http://host:3128',
+    ])
+  })
 })
 
 describe('values', () => {
@@ -363,11 +373,17 @@ describe('values', () => {
     expect(configuration?.log.fields).toEqual({ a: 1, b: true, c: '1.10', d: 'yes' })
   })
 
-  it('takes level words in any case, logstash for json, and log.level over loglevel', () => {
-    const { configuration } = load(
-      file('loglevel: debug', 'log: {level: WARN, formatter: logstash}'),
-    )
-    expect(configuration?.log).toMatchObject({ level: 'warn', formatter: 'json' })
+  it('takes level words in any case, and log.level over loglevel', () => {
+    const { configuration } = load(file('loglevel: debug', 'log: {level: WARN}'))
+    expect(configuration?.log.level).toBe('warn')
+  })
+
+  it('takes logstash for json, and says so', () => {
+    const { configuration, warnings } = load(file('log: {formatter: logstash}'))
+    expect(configuration?.log.formatter).toBe('json')
+    expect(warnings).toEqual([
+      'log.formatter: logstash is taken as json, whose fields have other names',
+    ])
   })
 
   it('counts zero as "not set" where Go does', () => {
