@@ -13,7 +13,7 @@ const LAYERS_BYTES = [12_000_000, 8_000_000, 12_000_000]
 
 const HERD_SIZE = 50
 const HERD_BLOB_BYTES = 100_000_000
-const HERD_MEMORY_MAX_BYTES = 200 * 1024 * 1024
+const HERD_MEMORY_MAX_BYTES = 200e6
 
 const workspace = openWorkspace()
 let upstream: Upstream
