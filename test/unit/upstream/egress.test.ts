@@ -1,9 +1,22 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel'
+import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
+import { createServer as createTcpServer, type Socket } from 'node:net'
 import { describe, expect, it, onTestFinished } from 'vitest'
 import { isDirect } from '../../../src/upstream/egress.ts'
 import { warmUpHttp } from '../../../src/upstream/warm-up.ts'
-import { alpine, content, digest, hostOf, kindOf, makeClient, startServer } from './small-server.ts'
+import { fastNowMs, passFastTime } from '../../support/fast-timers.ts'
+import { waitFor } from '../../support/wait-for.ts'
+import {
+  alpine,
+  content,
+  digest,
+  failureOf,
+  hostOf,
+  kindOf,
+  makeClient,
+  startServer,
+} from './small-server.ts'
 
 describe('isDirect', () => {
   it.each([
@@ -85,6 +98,29 @@ describe('a proxy', () => {
     })
     const { client } = makeClient(upstream.url)
     expect((await client.getManifest(alpine, 'latest')).bytes).toEqual(content)
+  })
+})
+
+describe('a host that takes connections and says nothing', () => {
+  it('is given up after the time for connecting, which TLS is part of', async () => {
+    const sockets: Socket[] = []
+    const server = createTcpServer((socket) => sockets.push(socket)).listen(0, '127.0.0.1')
+    onTestFinished(() => {
+      for (const socket of sockets) socket.destroy()
+      server.close()
+    })
+    await once(server, 'listening')
+    const connection = { connectTimeoutMs: 2_000 }
+    const made = makeClient(`https://${hostOf(server)}`, { connection, callLimitMs: 1 })
+    const failure = failureOf(made.client.getManifest(alpine, 'latest'))
+    await waitFor('the connection', () => sockets.length > 0)
+    const beforeMs = fastNowMs()
+    passFastTime(2_000)
+    const error = await failure
+    expect(error.kind).toBe('timeout')
+    expect(error.message).toContain('Connect Timeout Error')
+    // Of undici's own time, which is not the machine's.
+    expect(fastNowMs() - beforeMs).toBeLessThan(10_000)
   })
 })
 
