@@ -235,7 +235,7 @@ describe('check-config', () => {
       const program = new Program(['check-config'], named)
       expect(await program.exitCode()).toBe(0)
       expect(program.stdout).toContain('rootdirectory: ./data\n')
-      expect(program.stdout).toContain("addr: ':5000'\n")
+      expect(program.stdout).toContain('addr: :5000\n')
     },
   )
 

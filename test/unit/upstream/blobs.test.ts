@@ -3,7 +3,7 @@ import { buffer } from 'node:stream/consumers'
 import { describe, expect, it } from 'vitest'
 import { connectionError } from '../../../src/upstream/upstream-error.ts'
 import { fastNowMs, passFastTime } from '../../support/fast-timers.ts'
-import { waitFor } from '../../support/wait-for.ts'
+import { nextTurn, waitFor } from '../../support/wait-for.ts'
 import { ENCODERS, alpine, content, digest, kindOf, startClient } from './small-server.ts'
 
 describe('headBlob', () => {
@@ -131,8 +131,10 @@ describe('getBlob', () => {
       response.write(content.subarray(0, 10))
     })
     const { body } = await client.getBlob(alpine, digest)
-    const failure = buffer(body).catch((reason: unknown) => reason)
+    const failure = new Promise((resolve) => body.once('error', resolve))
     await once(body, 'data')
+    // By then undici waits for the next byte.
+    await nextTurn()
     const beforeMs = fastNowMs()
     passFastTime(25_000)
     expect(connectionError(await failure, 'h')).toMatchObject({ kind: 'timeout' })
