@@ -262,9 +262,12 @@ describe('http', () => {
     expect(load(text)).toMatchObject({ warnings: [], problems: [] })
   })
 
-  it('says once of all that has no effect in a cache that it has none', () => {
+  it('says of each key that has no effect in a cache that it has none', () => {
     expect(load(file('http: {relativeurls: true}', 'policy: {a: 1}'))).toMatchObject({
-      warnings: ['http.relativeurls, policy: accepted, but has no effect in a read-only cache'],
+      warnings: [
+        'http.relativeurls: accepted, but has no effect in a read-only cache',
+        'policy: accepted, but has no effect in a read-only cache',
+      ],
       problems: [],
     })
   })
