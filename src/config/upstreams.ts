@@ -1,6 +1,7 @@
 // From `proxy` to the upstreams that there are: every rule that involves more than one of their keys. Reports
 // through the findings, and never throws.
 
+import { domainToUnicode } from 'node:url'
 import type { Document } from './document.ts'
 import { childPath, maskSecrets, type Findings } from './findings.ts'
 import type { CredentialsConfiguration, TagRule, UpstreamConfiguration } from './schema.ts'
@@ -287,7 +288,14 @@ function urlOf(url: string, path: string, findings: Findings): string {
 /** What URLs refuse, or write in another way (`127.1`), no client can name. */
 function isHost(name: string): boolean {
   const url = `https://${name}`
-  return URL.canParse(url) && new URL(url).hostname === name.replace(/:\d+$/, '')
+  const host = name.replace(/:\d+$/, '')
+  return URL.canParse(url) && new URL(url).hostname === host && !isBrokenIdna(host)
+}
+
+/** Node 24 has it stand in URLs, which Node 20 does not; but neither can decode it. */
+function isBrokenIdna(host: string): boolean {
+  const encoded = /(?:^|\.)xn--/
+  return encoded.test(host) && encoded.test(domainToUnicode(host))
 }
 
 function isDockerHubUrl(url: string): boolean {

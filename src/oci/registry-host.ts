@@ -2,6 +2,7 @@
 // is one name for one registry, can stand in a URL as it is, and holds nothing that a path or a log line could be
 // broken with.
 
+import { domainToUnicode } from 'node:url'
 import { parse } from 'tldts'
 
 /** For example `ghcr.io`, `docker.io` or `registry.corp.example:5000`. */
@@ -32,7 +33,14 @@ export function parseRegistryHost(text: string): RegistryHost | undefined {
 /** Not so what looks like IDNA and is none (`xn--a.com`), other ways to write an address (`127.1`), ports without end. */
 function isInUrls(host: string): boolean {
   const url = `https://${host}`
-  return URL.canParse(url) && new URL(url).hostname === host.replace(/:\d+$/, '')
+  const name = host.replace(/:\d+$/, '')
+  return URL.canParse(url) && new URL(url).hostname === name && !isBrokenIdna(name)
+}
+
+/** Node 24 has it stand in URLs, which Node 20 does not; but neither can decode it. */
+function isBrokenIdna(name: string): boolean {
+  const encoded = /(?:^|\.)xn--/
+  return encoded.test(name) && encoded.test(domainToUnicode(name))
 }
 
 export function isDockerHub(host: RegistryHost): boolean {
