@@ -71,10 +71,13 @@ export async function deliver(response: ServerResponse, delivery: Delivery): Pro
   }
 }
 
-/** A client that was killed: the write that meets its absence may fail before the response is told. */
+/**
+ * A client that was killed: the write that meets its absence may fail before the response is told, in Node 24 by being
+ * canceled.
+ */
 function isHangUp(error: unknown): boolean {
   const code = error instanceof Error && 'code' in error ? error.code : undefined
-  return code === 'ECONNRESET' || code === 'EPIPE'
+  return code === 'ECONNRESET' || code === 'EPIPE' || code === 'ECANCELED'
 }
 
 async function deliverUntil(
