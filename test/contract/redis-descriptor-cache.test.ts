@@ -178,6 +178,20 @@ suite(`over TLS ${where}`, () => {
   })
 })
 
+suite(`behind a sentinel ${where}`, () => {
+  it('is found by its name, and asked, each with its own password', async () => {
+    const master = await RedisServer.start({ password: 'of-the-master' })
+    const password = 'of-the-sentinel'
+    const sentinel = await RedisServer.start({ password, watches: { name: 'cache', master } })
+    const options = { masterName: 'cache', password: master.password, sentinelPassword: password }
+    const rig = makeCache(sentinel.port, options)
+    await working(rig, 5)
+    expect(await master.ask((redis) => redis.hget(keyOf(digest), 'size'))).toBe('5')
+    expect(await rig.cache.get(digest)).toEqual({ sizeBytes: 5 })
+    expect(rig.logged('warn')).toEqual([])
+  })
+})
+
 suite(`when ${where} fails`, () => {
   it('at the start, everything is unknown, one line says so, and it is used once it is there', async () => {
     const port = await freePort()

@@ -19,6 +19,8 @@ export interface RedisServerOptions {
   readonly port?: number
   /** Speaks TLS only, with TLS_CERTIFICATE. */
   readonly tls?: boolean
+  /** Makes it a sentinel, which tells where that server is. Its own password is `password`. */
+  readonly watches?: { readonly name: string; readonly master: RedisServer }
 }
 
 export class RedisServer {
@@ -37,16 +39,16 @@ export class RedisServer {
 
   /** Starts a server that ends with the running test, if not before, and waits until it answers. */
   static async start(options: RedisServerOptions = {}): Promise<RedisServer> {
-    const { password, tls = false } = options
+    const { password, tls = false, watches } = options
     const directory = await makeTempDirectory()
     const chosen = options.port ?? (await freePort())
     const port = tls ? await tlsPort(chosen, directory) : ['--port', `${chosen}`]
     const address = [...port, '--bind', '127.0.0.1', '--dir', directory]
-    const keepNothing = ['--save', '', '--appendonly', 'no']
+    const role = watches
+      ? [await sentinelFile(watches, directory), '--sentinel']
+      : ['--save', '', '--appendonly', 'no']
     const secret = password === undefined ? [] : ['--requirepass', password]
-    const child = spawn('redis-server', [...address, ...keepNothing, ...secret], {
-      stdio: 'ignore',
-    })
+    const child = spawn('redis-server', [...role, ...address, ...secret], { stdio: 'ignore' })
     const server = new RedisServer(chosen, child, options)
     onTestFinished(() => server.stop())
     await waitFor('redis to answer', async () => {
@@ -54,6 +56,10 @@ export class RedisServer {
       return (await server.ask((redis) => redis.ping()).catch(() => '')) === 'PONG'
     })
     return server
+  }
+
+  get password(): string | undefined {
+    return this.#secrets.password
   }
 
   get address(): { host: string; port: number } {
@@ -94,6 +100,19 @@ export class RedisServer {
     this.#process.kill('SIGKILL')
     await exited
   }
+}
+
+/** A sentinel keeps what it finds out in its file. */
+async function sentinelFile(
+  { master, name }: NonNullable<RedisServerOptions['watches']>,
+  directory: string,
+): Promise<string> {
+  const file = join(directory, 'sentinel.conf')
+  const { host, port } = master.address
+  const lines = [`sentinel monitor ${name} ${host} ${port} 1`]
+  if (master.password !== undefined) lines.push(`sentinel auth-pass ${name} ${master.password}`)
+  await writeFile(file, `${lines.join('\n')}\n`)
+  return file
 }
 
 /** @returns the arguments for a port on which TLS is spoken, and nothing else */
