@@ -7,6 +7,7 @@
 import process from 'node:process'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { startFakeUpstream } from '../support/fake-upstream.ts'
+import { rawGet } from '../support/http-client.ts'
 import { buildArtifact, buildImage } from '../support/images.ts'
 import { Cache } from './support/cache.ts'
 import {
@@ -28,13 +29,14 @@ const MISSING = `sha256:${'ab'.repeat(32)}`
 const workspace = openWorkspace()
 let image: PushedImage
 let artifact: PushedImage
+let upstream: Upstream
 let layer: Buffer
 let layerDigest: string
 /** Where to ask, by who answers. */
 const origins = new Map<string, string>()
 
 beforeAll(async () => {
-  const upstream = await Upstream.start(workspace)
+  upstream = await Upstream.start(workspace)
   image = await upstream.push({
     repository: NAME,
     kind: 'oci',
@@ -152,6 +154,142 @@ describe.each(['the upstream itself', 'Layover', 'Layover, asked again'])('%s', 
     expect((await ask('GET', 'library/none/tags/list')).status).toBe(404)
   })
 })
+
+interface Question {
+  readonly method?: string
+  readonly path: string
+  readonly headers?: Readonly<Record<string, string>>
+}
+
+/** Both caches have all of it by then, but for what there is not. */
+const QUESTIONS: readonly (readonly [what: string, ask: () => Question])[] = [
+  ['the base', () => ({ path: '' })],
+  ['the base, by HEAD', () => ({ method: 'HEAD', path: '' })],
+  ['a manifest by tag', () => ofManifest(image.tag)],
+  ['a manifest by tag, by HEAD', () => ({ ...ofManifest(image.tag), method: 'HEAD' })],
+  ['a manifest by digest', () => ofManifest(image.top.digest)],
+  ['a manifest by digest, by HEAD', () => ({ ...ofManifest(image.top.digest), method: 'HEAD' })],
+  ['a manifest that the client has', () => ofManifest(image.tag, `"${image.top.digest}"`)],
+  ['a blob', () => ofBlob()],
+  ['a blob, by HEAD', () => ({ ...ofBlob(), method: 'HEAD' })],
+  ['a part of a blob', () => ofBlob({ Range: 'bytes=500-1499' })],
+  ['the end of a blob', () => ofBlob({ Range: 'bytes=-500' })],
+  ['several parts of a blob', () => ofBlob({ Range: 'bytes=0-9,20-29' })],
+  ['a blob that the client has', () => ofBlob({ 'If-None-Match': `"${layerDigest}"` })],
+  ['the tags', () => ({ path: `${NAME}/tags/list` })],
+  ['the repositories', () => ({ path: '_catalog' })],
+  ['a tag that there is not', () => ofManifest('missing')],
+  ['a manifest that there is not', () => ofManifest(MISSING)],
+  ['a blob that there is not', () => ({ path: `${NAME}/blobs/${MISSING}` })],
+  [
+    'a blob that there is not, by HEAD',
+    () => ({ method: 'HEAD', path: `${NAME}/blobs/${MISSING}` }),
+  ],
+  ['to push a blob', () => ({ method: 'POST', path: `${NAME}/blobs/uploads/` })],
+  ['to delete a manifest', () => ({ ...ofManifest(image.top.digest), method: 'DELETE' })],
+]
+
+/** Ours, of the moment, or HTTP's default said aloud. */
+const APART = /^(?:Age|Cache-Status|Connection|Date|Keep-Alive|OCI-Namespace|Via|X-Cache): /
+
+interface Difference {
+  readonly why: string
+  readonly of: RegExp
+  /** The lines that differ: each must be there. */
+  readonly theirs?: RegExp
+  readonly ours?: RegExp
+}
+
+/** All in which the answers differ on purpose. */
+const MEANT: readonly Difference[] = [
+  {
+    why: 'registry:3 sends JSON without a charset, which has none; the specification advises against parameters',
+    of: /^the base|^the tags|^the repositories|there is not|^to /,
+    theirs: /^Content-Type: application\/json; charset=utf-8$/,
+    ours: /^Content-Type: application\/json$/,
+  },
+  {
+    why: 'a 304 has the Etag that 200 has (RFC 9110, 15.4.5), and what else describes the content',
+    of: /^a manifest that the client has/,
+    ours: /^(?:Content-Type|Docker-Content-Digest|Etag): /,
+  },
+  {
+    why: 'the same',
+    of: /^a blob that the client has/,
+    ours: /^(?:Accept-Ranges|Content-Type): /,
+  },
+  {
+    why: 'the detail of an error says which upstream lacks it',
+    of: /there is not/,
+    theirs: /^(?:Content-Length|body): /,
+    ours: /^(?:Content-Length|body): /,
+  },
+  {
+    why: 'clients go on after 404, not after 500',
+    of: /^a manifest that there is not/,
+    theirs: /^status: 500$/,
+    ours: /^status: 404$/,
+  },
+  {
+    why: 'several ranges may be answered with the whole (RFC 9110, 14.2); no client of registries asks for them',
+    of: /^several parts/,
+    theirs: /^(?:status: 206$|(?:Content-Length|Content-Type|body): )/,
+    ours: /^(?:status: 200$|(?:Content-Length|Content-Type|body): )/,
+  },
+  {
+    why: '405 has to name what is allowed (RFC 9110, 15.5.6)',
+    of: /^to /,
+    ours: /^Allow: GET, HEAD$/,
+  },
+]
+
+describe('what a client of docker-registry sees of a warm cache, header by header', () => {
+  let registryUrl: string
+
+  beforeAll(async () => {
+    const storage = { filesystem: { rootdirectory: workspace.makeDirectory('registry') } }
+    registryUrl = (await Cache.start(workspace, upstream, { storage }, 'registry')).url
+  })
+
+  it.each(QUESTIONS)('is the same, asked for %s', async (what, ask) => {
+    const theirs = await warmAnswer(registryUrl, ask())
+    const ours = await warmAnswer(origins.get('Layover') ?? '', ask())
+    const meant = MEANT.filter(({ of }) => of.test(what))
+    expect(meant.filter((difference) => !isSeen(difference, theirs, ours))).toEqual([])
+    const rest = (lines: readonly string[], side: 'ours' | 'theirs'): string[] =>
+      lines.filter((line) => !meant.some((difference) => difference[side]?.test(line)))
+    expect(rest(ours, 'ours')).toEqual(rest(theirs, 'theirs'))
+  })
+})
+
+function isSeen({ ours, theirs }: Difference, theirLines: string[], ourLines: string[]): boolean {
+  return hasLine(theirLines, theirs) && hasLine(ourLines, ours)
+}
+
+function hasLine(lines: string[], expected: RegExp | undefined): boolean {
+  return expected === undefined || lines.some((line) => expected.test(line))
+}
+
+/** Asks twice. @returns what the second answer says, in lines that can be compared */
+async function warmAnswer(url: string, { path, ...options }: Question): Promise<string[]> {
+  await rawGet(`${url}/v2/${path}`, options)
+  const answer = await rawGet(`${url}/v2/${path}`, options)
+  const headers = answer.headers.map(([name, value]) => `${name}: ${value}`)
+  return [
+    `status: ${answer.status}`,
+    ...headers.filter((line) => !APART.test(line)).sort(),
+    `body: ${digestOf(answer.body)}`,
+  ]
+}
+
+function ofManifest(reference: string, known?: string): Question {
+  const headers = { Accept: image.top.mediaType, ...(known && { 'If-None-Match': known }) }
+  return { path: `${NAME}/manifests/${reference}`, headers }
+}
+
+function ofBlob(headers: Readonly<Record<string, string>> = {}): Question {
+  return { path: `${NAME}/blobs/${layerDigest}`, headers }
+}
 
 if (SUITE_PATH !== undefined) {
   describe("the OCI's suite finds nothing wrong that it does not find in the upstream", () => {
