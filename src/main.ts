@@ -2,15 +2,16 @@
 // The process: arguments, environment and signals in, exit code out. The only file that touches them.
 
 import { readFileSync } from 'node:fs'
+import { constants } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import { setFlagsFromString } from 'node:v8'
 import { runCli } from './cli.ts'
 import { delay, systemClock } from './clock.ts'
 import { openDestination } from './telemetry/log-destination.ts'
 
-/** What a process ended by that signal would exit with. */
-const EXIT_AT_ONCE = 130
-/** The same, for a pipe that nobody reads. */
+/** And the signal's number: what a process ended by it exits with. */
+const EXIT_BY_SIGNAL = 128
+/** The same, of SIGPIPE: nobody reads what is printed. */
 const EXIT_UNREAD = 141
 /** For whoever reads the logs to take what is left. */
 const LAST_LINES_LIMIT_MS = 1_000
@@ -30,7 +31,7 @@ const stopRequested = new Promise<string>((resolve) => {
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
       // Whoever asks twice does not want to wait.
-      if (isAskedBefore) void end(EXIT_AT_ONCE)
+      if (isAskedBefore) void end(EXIT_BY_SIGNAL + constants.signals[signal])
       isAskedBefore = true
       resolve(signal)
     })

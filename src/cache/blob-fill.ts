@@ -21,6 +21,7 @@ import { BlobSenders } from './blob-senders.ts'
 import type { DiskBudget } from './disk-budget.ts'
 import type { DiskPace } from './disk-pace.ts'
 import { DownloadPatience, isWorthResuming, pauseMs } from './download-patience.ts'
+import { isAbsence } from './failure.ts'
 import { FillRoom } from './fill-room.ts'
 import type { Repository } from './repositories.ts'
 import type { StorageGuard } from './storage-guard.ts'
@@ -155,7 +156,9 @@ export class BlobFill {
           'the upstream sent wrong bytes; nothing of them is kept',
         )
       } else if (!this.#stop.signal.aborted) {
-        logger.warn({ err: error, ...about }, 'a download from the upstream was given up')
+        // Mirrors are asked for much that they do not have.
+        const level = isAbsence(error) ? 'debug' : 'warn'
+        logger[level]({ err: error, ...about }, 'a download from the upstream was given up')
       }
     } finally {
       await this.#release()

@@ -59,6 +59,17 @@ export function toConfiguration(
   }
 }
 
+/** As logrus names them: a line's own come first. */
+const LINE_FIELDS: ReadonlySet<string> = new Set(['level', 'msg', 'time'])
+
+function fieldsOf(fields: LogConfiguration['fields']): LogConfiguration['fields'] {
+  return Object.fromEntries(
+    Object.entries(fields).map(([name, value]) => {
+      return [LINE_FIELDS.has(name) ? `fields.${name}` : name, value]
+    }),
+  )
+}
+
 function logOf({ log, loglevel }: Document, findings: Findings): LogConfiguration {
   if (loglevel) findings.warning('loglevel', 'deprecated; use log.level')
   if (log.formatter === 'logstash') {
@@ -67,7 +78,7 @@ function logOf({ log, loglevel }: Document, findings: Findings): LogConfiguratio
   return {
     level: log.level ?? loglevel ?? 'info',
     formatter: log.formatter === 'text' ? 'text' : 'json',
-    fields: log.fields,
+    fields: fieldsOf(log.fields),
     accessLogEnabled: !log.accesslog.disabled,
   }
 }
@@ -221,7 +232,7 @@ function httpOf(
     ),
     prefix: http.prefix,
     host: http.host,
-    headers: http.headers,
+    headers: headersOf(http.headers, findings),
     // Distribution's 0 means that nobody has set it, and cuts every client off.
     drainTimeoutMs: positiveOr(DRAIN_TIMEOUT_MS, http.draintimeout),
     debug: addr && {
@@ -229,6 +240,29 @@ function httpOf(
       prometheusPath: prometheus.enabled ? prometheus.path : undefined,
     },
   }
+}
+
+/** They tell where an answer ends: one that is wrong would make all of them unreadable. */
+const FRAMING_HEADERS: ReadonlySet<string> = new Set([
+  'connection',
+  'content-length',
+  'keep-alive',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+])
+
+function headersOf(
+  headers: HttpConfiguration['headers'],
+  findings: Findings,
+): HttpConfiguration['headers'] {
+  const kept = Object.entries(headers).filter(([name]) => {
+    const isFraming = FRAMING_HEADERS.has(name.toLowerCase())
+    if (isFraming) findings.warning(`http.headers.${name}`, 'ignored: each answer has its own')
+    return !isFraming
+  })
+  return Object.fromEntries(kept)
 }
 
 function boundListenerOf(

@@ -10,6 +10,8 @@ import type { Digest } from '../oci/digest.ts'
 /** Names and values in turn: what Node takes without looking at each again. */
 export type HeaderList = string[]
 
+const COMMON_HEADERS: Readonly<HeaderList> = ['Docker-Distribution-Api-Version', 'registry/2.0']
+
 /** Up to this size a body goes out in one system call with the headers, if it is a string: a third cheaper. */
 const JOINED_BODY_MAX_BYTES = 16 * 1024
 
@@ -51,10 +53,10 @@ export class Exchange {
   /** Monotonic; undefined until the headers went out. */
   headersSentMs: number | undefined
   readonly #clock: Clock
-  readonly #commonHeaders: Readonly<HeaderList>
+  readonly #configuredHeaders: Readonly<HeaderList>
 
   constructor(
-    deps: { clock: Clock; commonHeaders: Readonly<HeaderList> },
+    deps: { clock: Clock; configuredHeaders: Readonly<HeaderList> },
     options: {
       request: IncomingMessage
       response: ServerResponse
@@ -66,7 +68,7 @@ export class Exchange {
     const { remoteAddress, request, requestId, response } = options
     this.boundUpstream = options.boundUpstream
     this.#clock = deps.clock
-    this.#commonHeaders = deps.commonHeaders
+    this.#configuredHeaders = deps.configuredHeaders
     this.request = request
     this.response = response
     this.requestId = requestId
@@ -79,8 +81,9 @@ export class Exchange {
   /** Sends the status line and headers. The body, if any, is the caller's. */
   begin(status: number, headers: HeaderList): void {
     this.headersSentMs = this.#clock.monotonic()
-    const all = this.#commonHeaders.concat(headers)
+    const all = COMMON_HEADERS.concat(headers)
     if (this.namespace !== undefined) all.push('OCI-Namespace', this.namespace)
+    addMissing(all, this.#configuredHeaders)
     this.response.writeHead(status, all)
   }
 
@@ -117,4 +120,22 @@ export class Exchange {
     const value = this.request.headers[name]
     return Array.isArray(value) ? value.join(', ') : value
   }
+}
+
+/** Those of `others` that the answer does not have of its own, as with registry: twice is wrong for most. */
+function addMissing(headers: HeaderList, others: Readonly<HeaderList>): void {
+  const ownLength = headers.length
+  for (let at = 0; at < others.length; at += 2) {
+    const name = others[at] ?? ''
+    if (!hasName(headers, ownLength, name)) headers.push(name, others[at + 1] ?? '')
+  }
+}
+
+/** @param length of the part of `headers` that is looked at */
+function hasName(headers: HeaderList, length: number, name: string): boolean {
+  for (let at = 0; at < length; at += 2) {
+    const own = headers[at] ?? ''
+    if (own.length === name.length && own.toLowerCase() === name.toLowerCase()) return true
+  }
+  return false
 }

@@ -29,23 +29,21 @@ export interface RequestHandlerDeps {
 }
 
 export interface RequestHandlerOptions extends ErrorResponseOptions {
-  /** `http.headers`: added to every answer of the registry. */
+  /** `http.headers`: added to every answer of the registry that does not have them of its own. */
   readonly headers: Readonly<Record<string, readonly string[]>>
 }
 
 export class RequestHandler {
   readonly #deps: RequestHandlerDeps
   readonly #options: RequestHandlerOptions
-  /** Names and values in turn. */
-  readonly #commonHeaders: HeaderList
+  readonly #configuredHeaders: HeaderList
 
   constructor(deps: RequestHandlerDeps, options: RequestHandlerOptions) {
     this.#options = options
     this.#deps = deps
-    const configured = Object.entries(options.headers).flatMap(([name, values]) =>
+    this.#configuredHeaders = Object.entries(options.headers).flatMap(([name, values]) =>
       values.flatMap((value) => [name, value]),
     )
-    this.#commonHeaders = ['Docker-Distribution-Api-Version', 'registry/2.0', ...configured]
   }
 
   /** @param boundUpstream that of the listener, if it has one */
@@ -56,7 +54,7 @@ export class RequestHandler {
       return
     }
     const exchange = new Exchange(
-      { clock: this.#deps.clock, commonHeaders: this.#commonHeaders },
+      { clock: this.#deps.clock, configuredHeaders: this.#configuredHeaders },
       {
         request,
         response,

@@ -13,7 +13,7 @@ export const ERROR_KINDS = {
   NAME_INVALID: { status: 400, message: 'invalid repository name' },
   DIGEST_INVALID: {
     status: 400,
-    message: 'invalid digest: expected sha256:<64 lower-case hex digits>',
+    message: 'invalid digest: expected sha256:<64 lower-case hex digits>, or sha512 with 128',
   },
   PAGINATION_NUMBER_INVALID: { status: 400, message: 'invalid number of results requested' },
   RANGE_INVALID: { status: 416, message: 'invalid content range' },

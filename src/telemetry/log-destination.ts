@@ -51,7 +51,11 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
     end() {
       ended ??= new Promise((resolve) => {
         flush()
-        stream.once('finish', resolve).once('error', () => resolve())
+        stream.once('finish', resolve).once('error', () => {
+          // A full disk: the exit of the process would try to write the rest, for ever.
+          stream.destroy()
+          resolve()
+        })
         stream.end()
       })
       return ended

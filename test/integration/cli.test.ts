@@ -1,6 +1,7 @@
 // The program as operators run it: a process of its own, with arguments, variables and signals.
 
 import { once } from 'node:events'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { get, type IncomingMessage } from 'node:http'
 import { createServer } from 'node:net'
 import { writeFile } from 'node:fs/promises'
@@ -189,8 +190,31 @@ describe('SIGTERM', () => {
     program.kill('SIGTERM')
     await waitFor('the program to say so', () => program.stderr.includes('SIGTERM: finishing'))
     program.kill('SIGTERM')
-    expect(await program.exitCode()).toBe(130)
+    expect(await program.exitCode()).toBe(143)
     client.leave()
+  })
+})
+
+describe.runIf(existsSync('/dev/full'))('a log on a disk that is full', () => {
+  it.each([
+    ['the access log', 1],
+    ['the log', 2],
+  ])('does not keep the program from ending: %s', async (_what, descriptor) => {
+    const full = openSync('/dev/full', 'w')
+    onTestFinished(() => closeSync(full))
+    const socketPath = join(await makeTempDirectory(), 'layover.sock')
+    const file = await configurationFile((await upstreamFor()).url)
+    const stdio = [0, 1, 2].map((each) => (each === descriptor ? full : 'ignore'))
+    const variables = { REGISTRY_HTTP_NET: 'unix', REGISTRY_HTTP_ADDR: socketPath }
+    const program = new Program(['serve', file], variables, { stdio })
+    await waitFor('it to serve', () => existsSync(socketPath))
+    const [answer] = (await once(get({ socketPath, path: '/v2/' }), 'response')) as [
+      IncomingMessage,
+    ]
+    answer.resume()
+    expect(answer.statusCode).toBe(200)
+    program.kill('SIGTERM')
+    expect(await program.exitCode()).toBe(0)
   })
 })
 

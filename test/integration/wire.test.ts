@@ -264,4 +264,40 @@ describe('configuration', () => {
       expect((await layover.get(path)).header('x-content-type-options')).toBe('nosniff')
     }
   })
+
+  it('http.headers give way to those that an answer has of its own, each of which is there once', async () => {
+    const headers = {
+      'content-type': ['text/plain'],
+      'Cache-Control': ['no-store'],
+      ETAG: ['"other"'],
+      'Docker-Distribution-Api-Version': ['registry/9'],
+      'Content-Length': ['3'],
+      'Transfer-Encoding': ['chunked'],
+      'X-Twice': ['one', 'two'],
+    }
+    const { layover, upstream } = await startLayover({
+      configuration: { http: { addr: '127.0.0.1:0', headers } },
+    })
+    const image = buildImage()
+    upstream.addImage(NAME, '3', image)
+    const [layer] = image.layers
+    const paths = ['/v2/', `/v2/${NAME}/manifests/3`, `/v2/${NAME}/blobs/${layer?.digest}`]
+    for (const path of paths) {
+      for (const again of [1, 2]) {
+        const answer = await layover.get(path)
+        expect(answer.status, `${path} ${again}`).toBe(200)
+        const names = answer.headers.map(([name]) => name.toLowerCase())
+        const twice = names.filter((name, at) => names.indexOf(name) !== at)
+        expect(twice).toEqual(['x-twice'])
+        expect(answer.header('docker-distribution-api-version')).toBe('registry/2.0')
+        expect(answer.header('content-type')).not.toBe('text/plain')
+        expect(answer.header('transfer-encoding')).toBeUndefined()
+      }
+    }
+    const manifest = await layover.get(`/v2/${NAME}/manifests/3`)
+    expect(manifest.header('etag')).toBe(`"${image.manifest.digest}"`)
+    expect(manifest.header('cache-control')).toBe('no-store')
+    const blob = await layover.get(`/v2/${NAME}/blobs/${layer?.digest}`)
+    expect(blob.header('cache-control')).toBe('max-age=31536000')
+  })
 })

@@ -96,6 +96,8 @@ function control(upstream: FakeUpstream, { url = '/' }: IncomingMessage): string
   return lines.join('')
 }
 
+const DEFAULT_IMAGE = 'library/alpine:3.20'
+
 async function run(options: Options): Promise<void> {
   const { auth, fault, image, password, redirectBlobs, username } = options
   const upstream = await startFakeUpstream({
@@ -105,7 +107,8 @@ async function run(options: Options): Promise<void> {
       password !== undefined && { credentials: { username, password } }),
     ...(redirectBlobs && { redirectBlobs }),
   })
-  for (const text of image) addImage(upstream, text)
+  const images = image.length === 0 ? [DEFAULT_IMAGE] : image
+  for (const text of images) addImage(upstream, text)
   for (const text of fault) add(upstream, text)
   const server = createServer((request, response) => {
     try {
@@ -115,7 +118,7 @@ async function run(options: Options): Promise<void> {
     }
   })
   server.listen(Number(options.controlPort), '127.0.0.1')
-  process.stdout.write(`${upstream.url} has ${image.join(' ')}\n`)
+  process.stdout.write(`${upstream.url} has ${images.join(' ')}\n`)
   process.stdout.write(`faults: http://127.0.0.1:${options.controlPort}/?fault=…\n`)
 }
 
@@ -131,9 +134,12 @@ export const program = new Command('fake-upstream')
   .option('--username <name>', 'who gets a token')
   .option('--password <password>', 'with which password')
   .option('--redirect-blobs', 'blobs are at another port, by URLs that work once')
-  .option('--image <name:tag=sizes>', 'an image; again for more', collected, [
-    'library/alpine:3.20',
-  ])
+  .option(
+    '--image <name:tag=sizes>',
+    `an image; again for more (default: ${DEFAULT_IMAGE})`,
+    collected,
+    [],
+  )
   .option('--fault <fault>', 'a fault; again for more', collected, [])
   .addHelpText('after', HELP)
   .action(run)

@@ -1,6 +1,6 @@
 // The program as operators run it: a process of its own, with arguments, variables and signals.
 
-import { spawn, type ChildProcess } from 'node:child_process'
+import { spawn, type ChildProcess, type SpawnOptions } from 'node:child_process'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -19,11 +19,14 @@ export class Program {
   readonly gone: Promise<void>
   readonly #child: ChildProcess
 
-  /** @param options.uid as another user; for root only */
+  /**
+   * @param options.uid as another user; for root only
+   * @param options.stdio where it prints to, if not here
+   */
   constructor(
     args: readonly string[],
     environment: Readonly<Record<string, string>> = {},
-    options: { readonly uid?: number } = {},
+    options: Pick<SpawnOptions, 'stdio' | 'uid'> = {},
   ) {
     const env = { PATH: process.env['PATH'] ?? '', ...environment }
     this.#child = spawn(process.execPath, [MAIN, ...args], { env, ...options })

@@ -14,6 +14,11 @@ describe('the program is started with the same flags', () => {
     expect(START_VARIABLES).not.toEqual([])
   })
 
+  it('by npm, with no shell in between that would keep SIGTERM to itself', () => {
+    const { scripts } = JSON.parse(read('package.json')) as { scripts: { start: string } }
+    expect(scripts.start).toContain(' exec node ')
+  })
+
   it('in a container', () => {
     const lines = read('Dockerfile').split('\n')
     const words = ['node', ...START_FLAGS, '/app/dist/main.js']

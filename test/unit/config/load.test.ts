@@ -368,6 +368,26 @@ describe('values', () => {
     expect(configuration?.log.accessLogEnabled).toBe(false)
   })
 
+  it('renames log fields that every line has of its own, as registry does', () => {
+    const { configuration } = load(file('log: {fields: {time: mine, level: 7, msg: hello, a: 1}}'))
+    expect(configuration?.log.fields).toEqual({
+      'fields.time': 'mine',
+      'fields.level': 7,
+      'fields.msg': 'hello',
+      a: 1,
+    })
+  })
+
+  it('leaves out headers that would tell clients a wrong end of each answer, and says so', () => {
+    const headers = '{Content-Length: ["3"], connection: [close], X-A: [b]}'
+    const { configuration, warnings } = load(file(`http: {headers: ${headers}}`))
+    expect(configuration?.http.headers).toEqual({ 'X-A': ['b'] })
+    expect(warnings).toEqual([
+      'http.headers.Content-Length: ignored: each answer has its own',
+      'http.headers.connection: ignored: each answer has its own',
+    ])
+  })
+
   it('keeps the types of log fields, and the text of what only looks like a number', () => {
     const { configuration } = load(file('log: {fields: {a: 1, b: true, c: "1.10", d: yes}}'))
     expect(configuration?.log.fields).toEqual({ a: 1, b: true, c: '1.10', d: 'yes' })
