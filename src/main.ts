@@ -9,6 +9,8 @@ import { runCli } from './cli.ts'
 import { delay, systemClock } from './clock.ts'
 import { openDestination } from './telemetry/log-destination.ts'
 
+/** Ctrl-C reaches all processes of a terminal, and npm hands it on besides: a repeat so soon is the same one. */
+const SAME_SIGNAL_MS = 1_000
 /** And the signal's number: what a process ended by it exits with. */
 const EXIT_BY_SIGNAL = 128
 /** The same, of SIGPIPE: nobody reads what is printed. */
@@ -27,12 +29,13 @@ const logDestination = openDestination(2, { isBuffered: false })
 const accessDestination = openDestination(1, { isBuffered: true })
 
 const stopRequested = new Promise<string>((resolve) => {
-  let isAskedBefore = false
+  let askedMs: number | undefined
   for (const signal of ['SIGTERM', 'SIGINT'] as const) {
     process.on(signal, () => {
+      const nowMs = systemClock.monotonic()
+      askedMs ??= nowMs
       // Whoever asks twice does not want to wait.
-      if (isAskedBefore) void end(EXIT_BY_SIGNAL + constants.signals[signal])
-      isAskedBefore = true
+      if (nowMs - askedMs > SAME_SIGNAL_MS) void end(EXIT_BY_SIGNAL + constants.signals[signal])
       resolve(signal)
     })
   }

@@ -157,7 +157,7 @@ export class BlobFill {
         )
       } else if (!this.#stop.signal.aborted) {
         // Mirrors are asked for much that they do not have.
-        const level = isAbsence(error) ? 'debug' : 'warn'
+        const level = isAbsence(error) && !this.hasBegun ? 'debug' : 'warn'
         logger[level]({ err: error, ...about }, 'a download from the upstream was given up')
       }
     } finally {

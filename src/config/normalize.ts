@@ -59,8 +59,8 @@ export function toConfiguration(
   }
 }
 
-/** As logrus names them: a line's own come first. */
-const LINE_FIELDS: ReadonlySet<string> = new Set(['level', 'msg', 'time'])
+/** What each line has of its own; the others are called as logrus calls them. */
+const LINE_FIELDS: ReadonlySet<string> = new Set(['err', 'error', 'level', 'msg', 'time'])
 
 function fieldsOf(fields: LogConfiguration['fields']): LogConfiguration['fields'] {
   return Object.fromEntries(
@@ -242,10 +242,12 @@ function httpOf(
   }
 }
 
-/** They tell where an answer ends: one that is wrong would make all of them unreadable. */
+/** They tell how an answer is to be read, and where it ends: one that is wrong makes all of them unreadable. */
 const FRAMING_HEADERS: ReadonlySet<string> = new Set([
   'connection',
+  'content-encoding',
   'content-length',
+  'content-range',
   'keep-alive',
   'te',
   'trailer',

@@ -90,7 +90,7 @@ export interface HttpConfiguration {
   readonly prefix: string
   /** The URL that clients know this server by. */
   readonly host: string | undefined
-  /** Added to every answer under /v2. */
+  /** Added to every answer under /v2 that has none of that name. */
   readonly headers: Readonly<Record<string, readonly string[]>>
   /** How long a stop waits for answers that are being sent. */
   readonly drainTimeoutMs: number

@@ -122,7 +122,7 @@ export class Exchange {
   }
 }
 
-/** Those of `others` that the answer does not have of its own, as with registry: twice is wrong for most. */
+/** Those of `others` that the answer does not have of its own: twice is wrong for most. */
 function addMissing(headers: HeaderList, others: Readonly<HeaderList>): void {
   const ownLength = headers.length
   for (let at = 0; at < others.length; at += 2) {

@@ -19,8 +19,12 @@ const PENDING_MAX_BYTES = 8 * 1024 * 1024
 export function openDestination(fd: number, { isBuffered }: { isBuffered: boolean }): Destination {
   const options = { fd, sync: false, maxLength: PENDING_MAX_BYTES, ...(isBuffered && BUFFERED) }
   const stream = pino.destination(options)
+  let isGone = false
   // A terminal that went away, or a full disk behind a redirect, must not end the service.
-  stream.on('error', () => undefined)
+  stream.on('error', (error: NodeJS.ErrnoException) => {
+    // From then on pino takes nothing more, and tells of no end.
+    if (error.code === 'EPIPE') isGone = true
+  })
   let ended: Promise<void> | undefined
   let pending = ''
   const flush = (): void => {
@@ -51,6 +55,11 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
     end() {
       ended ??= new Promise((resolve) => {
         flush()
+        if (isGone) {
+          stream.destroy()
+          resolve()
+          return
+        }
         stream.once('finish', resolve).once('error', () => {
           // A full disk: the exit of the process would try to write the rest, for ever.
           stream.destroy()

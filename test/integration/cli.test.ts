@@ -171,7 +171,9 @@ describe('SIGTERM', () => {
     const program = new Program(['serve', await configurationFile(upstream.url)])
     const client = await openRaw(`${await program.url()}/v2/library/alpine/blobs/${blob.digest}`)
     program.kill('SIGTERM')
+    // As from npm, after Ctrl-C: once more, a moment later.
     await waitFor('the program to say so', () => program.stderr.includes('SIGTERM: finishing'))
+    program.kill('SIGINT')
     gate.release()
     // The client keeps its connection: that must not hold up the stop.
     expect((await client.read(2 * MIB)).equals(blob.bytes)).toBe(true)
@@ -189,7 +191,11 @@ describe('SIGTERM', () => {
     const client = await openRaw(`${await program.url()}/v2/library/alpine/blobs/${blob.digest}`)
     program.kill('SIGTERM')
     await waitFor('the program to say so', () => program.stderr.includes('SIGTERM: finishing'))
-    program.kill('SIGTERM')
+    // What comes within a second is the same signal, by another way.
+    await waitFor('the program to be gone', () => {
+      program.kill('SIGTERM')
+      return program.isGone
+    })
     expect(await program.exitCode()).toBe(143)
     client.leave()
   })
@@ -213,6 +219,21 @@ describe.runIf(existsSync('/dev/full'))('a log on a disk that is full', () => {
     ]
     answer.resume()
     expect(answer.statusCode).toBe(200)
+    program.kill('SIGTERM')
+    expect(await program.exitCode()).toBe(0)
+  })
+})
+
+describe('a log whose reader has gone', () => {
+  it('does not keep the program from ending', async () => {
+    const program = new Program(['serve', await configurationFile((await upstreamFor()).url)])
+    const url = await program.url()
+    program.closeStderr()
+    // Each of these is a line in the log.
+    for (let line = 0; line < 3; line++) {
+      expect((await rawGet(`${url}/v2/library/alpine/manifests/${line}`)).status).toBe(404)
+      expect((await rawGet(`${url}/v2/?ns=a.example&ns=b.example`)).status).toBe(404)
+    }
     program.kill('SIGTERM')
     expect(await program.exitCode()).toBe(0)
   })

@@ -50,9 +50,17 @@ export class Program {
     this.#child.stdout?.destroy()
   }
 
+  closeStderr(): void {
+    this.#child.stderr?.destroy()
+  }
+
   /** Whoever reads what it prints has come to a stop. */
   stopReadingStdout(): void {
     this.#child.stdout?.pause()
+  }
+
+  get isGone(): boolean {
+    return this.#child.exitCode !== null || this.#child.signalCode !== null
   }
 
   kill(signal: NodeJS.Signals): void {
