@@ -10,6 +10,7 @@ import { freePort } from './support/loopback-server.ts'
 import { Daemon } from './support/processes.ts'
 import { asPushed, nameOf, Upstream, type PushedImage } from './support/upstream.ts'
 import { openWorkspace, type Workspace } from './support/workspace.ts'
+import { waitFor } from '../support/wait-for.ts'
 
 const REGISTRIES = ['docker.io', 'ghcr.io', 'quay.io'] as const
 type Registry = (typeof REGISTRIES)[number]
@@ -66,16 +67,17 @@ describe('one cache for three registries', () => {
     'serves containerd, with one hosts.toml for all registries',
     async () => {
       const containerd = await clients.get('containerd')
-      rmSync(workspace.path('hosts/docker.io'), { recursive: true })
+      rmSync(workspace.path('hosts/docker.io'), { recursive: true, force: true })
       workspace.writeFile(
         'hosts/_default/hosts.toml',
         `[host."${cache.url}"]\n  capabilities = ["pull", "resolve"]`,
       )
       await expectRightImages((registry, name) => containerd.pullFrom(registry, name))
-      const asked = cache.accessLines().filter(({ uri }) => uri.includes('ns='))
-      expect(new Set(asked.map(({ uri }) => /ns=([^&]*)/.exec(uri)?.[1]))).toEqual(
-        new Set(REGISTRIES),
-      )
+      const asked = (): Set<string> =>
+        new Set(cache.accessLines().flatMap(({ uri }) => /ns=([^&]*)/.exec(uri)?.[1] ?? []))
+      // Lines are written some time after what they tell of.
+      await waitFor('the lines of all', () => asked().size >= REGISTRIES.length)
+      expect(asked()).toEqual(new Set(REGISTRIES))
     },
   )
 
@@ -98,7 +100,9 @@ describe('one cache for three registries', () => {
       }
       await expectRightImages((registry, name) => containerd.pullFrom(registry, name))
       const both = `/v2/ghcr.io/${REPOSITORY}/`
-      expect(cache.accessLines().some(({ uri }) => uri.startsWith(both))).toBe(true)
+      await waitFor('the line of a request that says both', () =>
+        cache.accessLines().some(({ uri }) => uri.startsWith(both)),
+      )
     },
   )
 
