@@ -8,6 +8,7 @@ import process from 'node:process'
 import { beforeAll, describe, expect, it } from 'vitest'
 import { startFakeUpstream } from '../support/fake-upstream.ts'
 import { rawGet } from '../support/http-client.ts'
+import { waitFor } from '../support/wait-for.ts'
 import { buildArtifact, buildImage } from '../support/images.ts'
 import { Cache } from './support/cache.ts'
 import {
@@ -249,6 +250,11 @@ describe('what a client of docker-registry sees of a warm cache, header by heade
   beforeAll(async () => {
     const storage = { filesystem: { rootdirectory: workspace.makeDirectory('registry') } }
     registryUrl = (await Cache.start(workspace, upstream, { storage }, 'registry')).url
+    const blobUrl = `${registryUrl}/v2/${ofBlob().path}`
+    // It stores behind its client's back, and says less of a blob until it has.
+    await waitFor('docker-registry to have stored the blob', async () => {
+      return (await rawGet(blobUrl)).header('etag') !== undefined
+    })
   })
 
   it.each(QUESTIONS)('is the same, asked for %s', async (what, ask) => {
