@@ -77,7 +77,7 @@ export class RegistryRoutes {
     if (method !== 'GET' && method !== 'HEAD') throw new RegistryError('UNSUPPORTED')
     const queryAt = url.indexOf('?')
     const query = queryAt < 0 ? undefined : new URLSearchParams(url.slice(queryAt + 1))
-    const path = query ? ownCopy(pathOf(url)) : url
+    const path = queryAt < 0 ? url : ownCopy(url.slice(0, queryAt))
     const base = findBase(path, this.#options.prefix)
     if (base && path.length < base.path.length) {
       exchange.send(301, ['Location', base.path])

@@ -55,16 +55,16 @@ export function openDestination(fd: number, { isBuffered }: { isBuffered: boolea
     end() {
       ended ??= new Promise((resolve) => {
         flush()
-        if (isGone) {
-          stream.destroy()
-          resolve()
-          return
-        }
-        stream.once('finish', resolve).once('error', () => {
+        const giveUp = (): void => {
           // A full disk: the exit of the process would try to write the rest, for ever.
           stream.destroy()
           resolve()
-        })
+        }
+        if (isGone) {
+          giveUp()
+          return
+        }
+        stream.once('finish', resolve).once('error', giveUp)
         stream.end()
       })
       return ended
